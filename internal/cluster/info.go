@@ -1,0 +1,96 @@
+package cluster
+
+import "time"
+
+// A Feature is a capability that a process announces in its info. What a
+// process doesn't announce it is never asked for; a process that announces
+// nothing is one of 0.17 (protocols.md V1).
+type Feature string
+
+const (
+	// AtomicCheck: the proxy publishes and verifies the cluster data in one
+	// store transaction and counts its deadline from the time it was sent.
+	AtomicCheck Feature = "atomicCheck"
+	// FailClosedPromotion: the keeper promotes under synchronous replication
+	// with a list that nobody can confirm, and reports in-sync standbys with a
+	// flush check (protocols.md K5, K6, K8).
+	FailClosedPromotion Feature = "failClosedPromotion"
+	// Ping: the keeper answers pings (protocols.md K12).
+	Ping Feature = "ping"
+)
+
+// KeeperInfo is what a keeper says of itself, afresh at least every
+// sleepInterval.
+type KeeperInfo struct {
+	InfoUID                 string         `json:"infoUID,omitempty"` // new at each publication: the only sign of life
+	UID                     string         `json:"uid,omitempty"`
+	ClusterUID              string         `json:"clusterUID,omitempty"`
+	BootUUID                string         `json:"bootUUID,omitempty"`
+	PostgresBinaryVersion   BinaryVersion  `json:"postgresBinaryVersion"`
+	PostgresState           *PostgresState `json:"postgresState,omitempty"`
+	CanBeMaster             *bool          `json:"canBeMaster,omitempty"`
+	CanBeSynchronousReplica *bool          `json:"canBeSynchronousReplica,omitempty"`
+
+	// Unknown to 0.17, which ignores them.
+
+	Features []Feature `json:"features,omitempty"`
+	// Stopping is set by the last publication before an orderly stop.
+	Stopping bool `json:"stopping,omitempty"`
+	// Downtime is why the keeper is about to take its healthy instance down
+	// on purpose (protocols.md K11); "" when it isn't.
+	Downtime string `json:"downtime,omitempty"`
+}
+
+// PostgresState is what a keeper saw of its instance.
+type PostgresState struct {
+	UID                 string            `json:"uid,omitempty"`        // DB UID of the data directory
+	Generation          int64             `json:"generation,omitempty"` // applied
+	ListenAddress       string            `json:"listenAddress,omitempty"`
+	Port                string            `json:"port,omitempty"`
+	Healthy             bool              `json:"healthy,omitempty"`
+	SystemID            string            `json:"systemID,omitempty"`
+	TimelineID          uint64            `json:"timelineID,omitempty"`
+	XLogPos             uint64            `json:"xLogPos,omitempty"`
+	TimelinesHistory    []TimelineHistory `json:"timelinesHistory,omitempty"`
+	PGParameters        map[string]string `json:"pgParameters,omitempty"`
+	SynchronousStandbys []string          `json:"synchronousStandbys"` // in sync now, DB UIDs
+	OlderWalFile        string            `json:"olderWalFile,omitempty"`
+
+	// Unknown to 0.17, which ignores them.
+
+	// SyncGeneration is the DB generation whose synchronous_standby_names was
+	// in force when SynchronousStandbys was sampled (protocols.md K8).
+	SyncGeneration int64 `json:"syncGeneration,omitempty"`
+	// Primary tells a running primary from a standby: pg_is_in_recovery() is false.
+	Primary bool `json:"primary,omitempty"`
+	// ReceiverUp: a standby's WAL receiver is streaming. The position of a
+	// standby whose receiver has lost its master is final.
+	ReceiverUp bool `json:"receiverUp,omitempty"`
+	// ReplayPos is how far a standby has replayed; a wal.LSN.
+	ReplayPos uint64 `json:"replayPos,omitempty"`
+	// FailedStart counts the starts that PostgreSQL refused in a row.
+	FailedStart int `json:"failedStart,omitempty"`
+	// Forked: the data directory holds WAL that the followed DB doesn't; it
+	// needs a new copy.
+	Forked bool `json:"forked,omitempty"`
+}
+
+// SentinelInfo is what a sentinel says of itself.
+type SentinelInfo struct {
+	UID string `json:"UID"`
+
+	// Unknown to 0.17, which ignores it.
+	InfoUID string `json:"infoUID,omitempty"`
+}
+
+// ProxyInfo is a proxy's promise: "I have applied Generation, and without a
+// further successful check I forward nothing ProxyTimeout after this one".
+type ProxyInfo struct {
+	InfoUID      string        `json:"infoUID,omitempty"`
+	UID          string        `json:"UID"`
+	Generation   int64         `json:"Generation"`
+	ProxyTimeout time.Duration `json:"ProxyTimeout"` // nanoseconds in JSON
+
+	// Unknown to 0.17, which ignores it.
+	Features []Feature `json:"features,omitempty"`
+}

@@ -1,0 +1,63 @@
+package keeper
+
+import (
+	"context"
+
+	"stolon/internal/postgresql"
+	"stolon/internal/postgresql/conf"
+)
+
+// Instance is the PostgreSQL instance of a keeper: postgresql.Instance, or
+// postgresqltest's made of variables. One goroutine calls it at a time, but
+// for Sample, Exited and Stop, which may run beside any other call. Every call
+// ends with its context.
+type Instance interface {
+	// Version of the programs in the binary directory, asked once: major, minor.
+	Version(ctx context.Context) (major, minor int, err error)
+	// Look tells what is there. It starts no program and sends no query.
+	Look(ctx context.Context) (postgresql.Look, error)
+	// Exited is closed when the postmaster that runs now has ended, whoever
+	// started it; nil when none runs.
+	Exited() <-chan struct{}
+
+	// InitDB makes a new data directory. There must be none.
+	InitDB(ctx context.Context, o postgresql.InitDB) error
+	// BaseBackup copies the source's data into a directory beside the data
+	// directory and, only once that is complete, sets the old one aside and
+	// puts the copy in its place. progress is told lines worth logging.
+	BaseBackup(ctx context.Context, from postgresql.Source, progress func(string)) error
+	// Rewind makes the stopped data directory a past state of the source's.
+	Rewind(ctx context.Context, from postgresql.Source) error
+	// SetAside moves the data directory aside, replacing one set aside before.
+	SetAside(ctx context.Context) error
+	// DropAside removes the directory that was set aside.
+	DropAside(ctx context.Context) error
+
+	// Start writes the configuration and starts the postmaster; it returns once
+	// that owns the data directory, which is before it takes connections. With
+	// firstStart the settings that initdb or a restore left behind stay in force
+	// below c's.
+	Start(ctx context.Context, c conf.Config, firstStart bool) error
+	// Ready waits until the instance takes connections.
+	Ready(ctx context.Context) error
+	// Stop ends the postmaster and waits for its end. Stopping a stopped one is fine.
+	Stop(ctx context.Context, mode postgresql.StopMode) error
+	// Reload writes the configuration and has it read.
+	Reload(ctx context.Context, c conf.Config) error
+	// Promote makes a standby a primary and waits until it is one.
+	Promote(ctx context.Context) error
+
+	// Sample asks the running instance for everything that is reported.
+	Sample(ctx context.Context) (postgresql.Sample, error)
+	// Show returns a setting as a new connection sees it.
+	Show(ctx context.Context, name string) (string, error)
+	// Checkpoint runs CHECKPOINT and waits for it.
+	Checkpoint(ctx context.Context) error
+	// SetRoles makes or updates the roles. It logs what it did in 0.17's words.
+	SetRoles(ctx context.Context, r postgresql.Roles) error
+	// Slots lists the replication slots that aren't temporary.
+	Slots(ctx context.Context) ([]postgresql.Slot, error)
+	// CreateSlot makes a physical slot that reserves WAL at once.
+	CreateSlot(ctx context.Context, name string) error
+	DropSlot(ctx context.Context, name string) error
+}

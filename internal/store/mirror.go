@@ -1,0 +1,50 @@
+package store
+
+import "slices"
+
+// A Mirror is a copy of the keys below a prefix, kept by a Watch's changes. It
+// may lag behind the store; it is for noticing, never for acting.
+type Mirror struct {
+	kvs      map[string]KV
+	revision int64
+	synced   bool
+}
+
+// Apply takes in one change.
+func (m *Mirror) Apply(ch Change) {
+	if ch.Revision < m.revision && !ch.Reset {
+		return
+	}
+	if ch.Reset || m.kvs == nil {
+		m.kvs = map[string]KV{}
+	}
+	for _, k := range ch.Deletes {
+		delete(m.kvs, k)
+	}
+	for _, kv := range ch.Puts {
+		m.kvs[kv.Key] = kv
+	}
+	m.revision = ch.Revision
+	m.synced = true
+}
+
+// Synced reports whether the mirror has seen a first snapshot.
+func (m *Mirror) Synced() bool { return m.synced }
+
+// Snapshot returns what the mirror holds.
+func (m *Mirror) Snapshot() Snapshot {
+	s := Snapshot{Revision: m.revision}
+	for _, kv := range m.kvs {
+		s.KVs = append(s.KVs, kv)
+	}
+	slices.SortFunc(s.KVs, func(a, b KV) int {
+		switch {
+		case a.Key < b.Key:
+			return -1
+		case a.Key > b.Key:
+			return 1
+		}
+		return 0
+	})
+	return s
+}
