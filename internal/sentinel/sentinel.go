@@ -1,0 +1,451 @@
+// Package sentinel is the loop around sentinel/decide: it campaigns for
+// leadership, keeps a memory of everybody's signs of life, and while leading
+// writes what decide makes of them.
+//
+// One goroutine does everything, so that nothing goes on when a step hangs:
+// the session is renewed by the same loop that decides, and a leader that is
+// stuck for longer than its session loses it (protocols.md S1).
+package sentinel
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"stolon/internal/cluster"
+	"stolon/internal/sentinel/decide"
+	"stolon/internal/store"
+)
+
+const (
+	// sessionTTL is how long a dead leader keeps others from leading.
+	sessionTTL = 5 * time.Second
+	// coalesce is how long changes are gathered before they are looked at.
+	coalesce = 5 * time.Millisecond
+	// retryAfter is the pause after a store error.
+	retryAfter = time.Second
+	// goodbye bounds the leave-taking at the end of Run.
+	goodbye = 2 * time.Second
+)
+
+// Sentinel is one sentinel process.
+type Sentinel struct {
+	o   Options
+	log *zap.Logger
+
+	mirror  store.Mirror
+	changes <-chan store.Change
+	mem     decide.Memory
+
+	candidacy store.Candidacy
+	leading   bool
+	info      store.Lease
+	infoTTL   time.Duration
+
+	// When the next of each is due, by o.Clock.
+	renewAt, heartbeatAt, passAt time.Duration
+
+	told    map[string]bool // what the last pass was waiting for
+	storeOK bool
+	badData string
+	metrics metrics
+}
+
+// New checks the options.
+func New(o Options) (*Sentinel, error) {
+	switch {
+	case o.UID == "":
+		return nil, errors.New("sentinel: no UID")
+	case o.Store == nil || o.Clock == nil || o.Wall == nil || o.NewUID == nil || o.Pick == nil || o.Log == nil:
+		return nil, errors.New("sentinel: Store, Clock, Wall, NewUID, Pick and Log are required")
+	case o.StoreTimeout <= 0:
+		return nil, errors.New("sentinel: StoreTimeout must be positive")
+	}
+	s := &Sentinel{o: o, log: o.Log, told: map[string]bool{}, storeOK: true}
+	if err := s.metrics.register(o.Metrics, s); err != nil {
+		return nil, fmt.Errorf("sentinel: metrics: %w", err)
+	}
+	return s, nil
+}
+
+// Run campaigns and, while leading, moves the cluster towards its spec. It
+// returns nil once ctx has ended, after giving up the lead.
+func (s *Sentinel) Run(ctx context.Context) error {
+	s.log.Info("sentinel uid", zap.String("uid", s.o.UID))
+	s.changes = s.o.Store.Watch(ctx, s.o.Store.Base())
+	defer s.leave()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		var elected <-chan struct{}
+		if s.candidacy != nil && !s.leading {
+			elected = s.candidacy.Elected()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case ch, ok := <-s.changes:
+			if !ok {
+				return nil
+			}
+			s.take(ch)
+		case <-elected:
+		case <-timer.C:
+		}
+		s.drain()
+		s.step(ctx)
+		timer.Reset(max(0, min(s.renewAt, s.heartbeatAt, s.passAt)-s.o.Clock()))
+	}
+}
+
+// drain takes in what else has come, so that it doesn't matter which of
+// several wake-ups was taken first.
+func (s *Sentinel) drain() {
+	for {
+		select {
+		case ch, ok := <-s.changes:
+			if !ok {
+				return
+			}
+			s.take(ch)
+		default:
+			return
+		}
+	}
+}
+
+func (s *Sentinel) take(ch store.Change) {
+	s.mirror.Apply(ch)
+	s.passAt = min(s.passAt, s.o.Clock()+coalesce)
+}
+
+// step does what is due.
+func (s *Sentinel) step(ctx context.Context) {
+	if s.o.Clock() >= s.renewAt {
+		s.renew(ctx)
+	}
+	s.noteElected()
+	fresh := false
+	if s.o.Clock() >= s.heartbeatAt {
+		fresh = true
+		s.heartbeat(ctx)
+	}
+	if now := s.o.Clock(); fresh || now >= s.passAt {
+		// Whatever the pass asks for, look again when the next interval is over.
+		s.passAt = now + s.settings().SleepInterval.Duration
+		s.pass(ctx, fresh)
+	}
+}
+
+// call bounds one store call.
+func (s *Sentinel) call(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, s.o.StoreTimeout)
+}
+
+// renew enters the election or keeps the session alive.
+func (s *Sentinel) renew(ctx context.Context) {
+	cctx, cancel := s.call(ctx)
+	defer cancel()
+	s.renewAt = s.o.Clock() + sessionTTL/3
+	if s.candidacy == nil {
+		// The waiting goes on for as long as Run does; only the entry is bounded.
+		c, err := s.campaign(ctx)
+		if err != nil {
+			s.storeError("campaign for leadership", err)
+			s.renewAt = s.o.Clock() + retryAfter
+			return
+		}
+		s.log.Debug("Trying to acquire sentinels leadership")
+		s.candidacy = c
+		return
+	}
+	err := s.candidacy.Lease().Renew(cctx)
+	switch {
+	case errors.Is(err, store.ErrLeaseLost):
+		if s.leading {
+			s.log.Warn("sentinel leadership lost")
+			s.metrics.lost()
+		}
+		s.candidacy, s.leading = nil, false
+		s.renewAt = s.o.Clock()
+	case err != nil:
+		s.storeError("renew the session", err)
+		s.renewAt = s.o.Clock() + retryAfter
+	}
+}
+
+func (s *Sentinel) campaign(ctx context.Context) (store.Candidacy, error) {
+	return s.o.Store.Campaign(ctx, s.o.Store.ElectionKey(), s.o.UID, sessionTTL)
+}
+
+func (s *Sentinel) noteElected() {
+	if s.candidacy == nil || s.leading {
+		return
+	}
+	select {
+	case <-s.candidacy.Elected():
+		s.leading = true
+		s.metrics.elected()
+		s.log.Info("sentinel leadership acquired")
+		s.passAt = s.o.Clock()
+	default:
+	}
+}
+
+// heartbeat publishes that this sentinel is there. It is a quorum request, so
+// its success also tells that the store is.
+func (s *Sentinel) heartbeat(ctx context.Context) {
+	cctx, cancel := s.call(ctx)
+	defer cancel()
+	set := s.settings()
+	s.heartbeatAt = s.o.Clock() + set.SleepInterval.Duration
+	sent := s.o.Clock()
+	if err := s.publish(cctx, max(2*set.SleepInterval.Duration, store.MinTTL)); err != nil {
+		s.storeError("publish sentinel info", err)
+		s.heartbeatAt = min(s.heartbeatAt, s.o.Clock()+retryAfter)
+		return
+	}
+	s.storeAnswers()
+	s.mem = decide.Contact(s.mem, set, sent)
+}
+
+func (s *Sentinel) publish(ctx context.Context, ttl time.Duration) error {
+	if s.info != nil && s.infoTTL == ttl {
+		if err := s.info.Renew(ctx); errors.Is(err, store.ErrLeaseLost) {
+			s.info = nil
+		} else if err != nil {
+			return err
+		}
+	}
+	if s.info == nil || s.infoTTL != ttl {
+		lease, err := s.o.Store.Grant(ctx, ttl)
+		if err != nil {
+			return err
+		}
+		s.info, s.infoTTL = lease, ttl
+	}
+	info := cluster.SentinelInfo{UID: s.o.UID, InfoUID: s.o.NewUID()}
+	_, err := s.o.Store.Commit(ctx, nil, []store.Op{{Key: s.o.Store.SentinelKey(s.o.UID), Value: store.Encode(info), Lease: s.info}})
+	return err
+}
+
+// pass looks at the cluster and, while leading, takes the next step. What the
+// mirror shows is only a reason to look: whatever is written is decided on a
+// linearizable read.
+func (s *Sentinel) pass(ctx context.Context, fresh bool) {
+	if !s.mirror.Synced() {
+		return
+	}
+	if !s.leading {
+		s.follow(ctx)
+		return
+	}
+	if !fresh {
+		st := s.o.Store.Decode(s.mirror.Snapshot())
+		now := s.o.Clock()
+		view, ok := s.view(st)
+		if ok {
+			s.mem = decide.Observe(s.mem, view, now, false)
+			d := s.next(view, now)
+			if d.Data == nil {
+				s.quiet(d)
+				return
+			}
+		}
+	}
+	if err := s.act(ctx); err != nil {
+		s.passAt = s.o.Clock() + retryAfter
+		if errors.Is(err, store.ErrConflict) {
+			// Somebody else wrote, or this sentinel leads no more: find out.
+			s.renewAt, s.passAt = s.o.Clock(), s.o.Clock()
+			return
+		}
+		s.storeError("check the cluster", err)
+	}
+}
+
+// follow keeps the memory of a sentinel that doesn't lead.
+func (s *Sentinel) follow(ctx context.Context) {
+	st := s.o.Store.Decode(s.mirror.Snapshot())
+	if st.Data == nil && st.DataErr == nil && s.o.InitialSpec != nil {
+		if err := s.act(ctx); err != nil && !errors.Is(err, store.ErrConflict) {
+			s.storeError("create the cluster data", err)
+		}
+		return
+	}
+	if view, ok := s.view(st); ok {
+		s.mem = decide.Observe(s.mem, view, s.o.Clock(), false)
+	}
+}
+
+// act reads everything, decides, and writes.
+func (s *Sentinel) act(ctx context.Context) error {
+	cctx, cancel := s.call(ctx)
+	defer cancel()
+	// What is judged is judged at the time the question was sent; what is seen
+	// is seen when the answer came. Each errs on the safe side.
+	sent := s.o.Clock()
+	st, err := s.o.Store.State(cctx)
+	if err != nil {
+		return err
+	}
+	s.storeAnswers()
+	if st.Data == nil && st.DataErr == nil {
+		return s.create(cctx, st)
+	}
+	view, ok := s.view(st)
+	if !ok {
+		return nil
+	}
+	s.mem = decide.Observe(s.mem, view, s.o.Clock(), true)
+	if !s.leading {
+		return nil
+	}
+	d := s.next(view, sent)
+	if d.Data == nil {
+		s.quiet(d)
+		s.metrics.checked(s.o.Wall())
+		return nil
+	}
+	if _, err := s.o.Store.PutClusterData(cctx, d.Data, st.DataRevision, []store.Condition{s.candidacy.Leading()}, s.extOps(d.Ext)...); err != nil {
+		return err
+	}
+	s.tell(d.Events)
+	s.quiet(d)
+	s.metrics.checked(s.o.Wall())
+	s.passAt = s.o.Clock() // the next step may be possible at once
+	return nil
+}
+
+// create writes the cluster data that the initial spec asks for.
+func (s *Sentinel) create(ctx context.Context, st *store.State) error {
+	if s.o.InitialSpec == nil {
+		s.waiting([]decide.Event{{Level: decide.Info, Kind: "no cluster data", Why: `run "stolonctl init" to make a cluster`}})
+		return nil
+	}
+	cd := cluster.New(s.o.NewUID(), s.o.InitialSpec, s.o.Wall())
+	if _, err := s.o.Store.PutClusterData(ctx, cd, st.DataRevision, nil); err != nil {
+		return err
+	}
+	s.log.Info("cluster data created from the initial cluster spec", zap.String("cluster", cd.Cluster.UID))
+	return nil
+}
+
+func (s *Sentinel) extOps(writes []decide.ExtWrite) []store.Op {
+	var ops []store.Op
+	for _, w := range writes {
+		op := store.Op{Key: s.o.Store.ExtKey(w.Name), Delete: w.Value == nil}
+		if w.Value != nil {
+			op.Value = store.Encode(w.Value)
+		}
+		ops = append(ops, op)
+	}
+	return ops
+}
+
+func (s *Sentinel) next(v decide.View, now time.Duration) decide.Decision {
+	return decide.Next(decide.In{
+		View:         v,
+		Now:          decide.Now{Boot: now, Wall: s.o.Wall()},
+		StoreTimeout: s.o.StoreTimeout,
+		NewUID:       s.o.NewUID,
+		Pick:         s.o.Pick,
+	}, s.mem)
+}
+
+// view returns what decide looks at, and false when the cluster data can't be
+// used, which is told once.
+func (s *Sentinel) view(st *store.State) (decide.View, bool) {
+	err := st.DataErr
+	if err == nil && st.Data != nil {
+		err = st.Data.Check()
+	}
+	if err != nil {
+		if s.badData != err.Error() {
+			s.log.Error("cluster data can't be used, doing nothing", zap.Error(err))
+		}
+		s.badData = err.Error()
+		return decide.View{}, false
+	}
+	s.badData = ""
+	if st.Data == nil {
+		return decide.View{}, false
+	}
+	for _, key := range cluster.SortedKeys(st.Undecodable) {
+		s.log.Debug("key can't be read, taken as absent", zap.String("key", key), zap.Error(st.Undecodable[key]))
+	}
+	v := decide.View{Data: st.Data, Keepers: st.Keepers, Proxies: st.Proxies}
+	for _, name := range cluster.SortedKeys(st.Ext) {
+		switch {
+		case name == decide.ExtElection:
+			var r decide.ElectionRecord
+			if err := json.Unmarshal(st.Ext[name].Value, &r); err == nil {
+				v.Election = &r
+			}
+		case strings.HasPrefix(name, decide.ExtForked):
+			v.Forked = append(v.Forked, strings.TrimPrefix(name, decide.ExtForked))
+		}
+	}
+	return v, true
+}
+
+// settings of the cluster as last seen.
+func (s *Sentinel) settings() cluster.Settings {
+	for _, kv := range s.mirror.Snapshot().KVs {
+		if kv.Key == s.o.Store.ClusterDataKey() {
+			if cd, err := store.DecodeClusterData(kv.Value); err == nil && cd != nil && cd.Check() == nil {
+				return cd.Cluster.Spec.Settings()
+			}
+		}
+	}
+	return (*cluster.Spec)(nil).Settings()
+}
+
+// leave gives up the lead and withdraws the info, so that nobody waits for
+// either to expire.
+func (s *Sentinel) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), goodbye)
+	defer cancel()
+	if s.candidacy != nil {
+		if err := s.candidacy.Resign(ctx); err != nil {
+			s.log.Warn("could not give up leadership, it ends with its session", zap.Error(err))
+		}
+	}
+	if s.info != nil {
+		if err := s.info.Revoke(ctx); err != nil {
+			s.log.Debug("could not withdraw the sentinel info, it expires", zap.Error(err))
+		}
+	}
+}
+
+// metrics of compat/metrics.md.
+type metrics struct {
+	count     prometheus.Gauge
+	lastCheck prometheus.Gauge
+	isLeader  prometheus.Gauge
+}
+
+func (m *metrics) register(r prometheus.Registerer, s *Sentinel) error {
+	m.count = prometheus.NewGauge(prometheus.GaugeOpts{Name: "stolon_sentinel_leader_count", Help: "Number of times this sentinel became leader."})
+	m.lastCheck = prometheus.NewGauge(prometheus.GaugeOpts{Name: "stolon_sentinel_last_cluster_check_success_seconds", Help: "Unix time of the last completed check as leader."})
+	m.isLeader = prometheus.NewGauge(prometheus.GaugeOpts{Name: "stolon_sentinel_is_leader", Help: "1 while this sentinel leads."})
+	if r == nil {
+		return nil
+	}
+	for _, c := range []prometheus.Collector{m.count, m.lastCheck, m.isLeader} {
+		if err := r.Register(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *metrics) elected()              { m.count.Inc(); m.isLeader.Set(1) }
+func (m *metrics) lost()                 { m.isLeader.Set(0) }
+func (m *metrics) checked(now time.Time) { m.lastCheck.Set(float64(now.UnixNano()) / 1e9) }
