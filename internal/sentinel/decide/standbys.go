@@ -54,10 +54,13 @@ func (p *pass) removeInvalid(master *cluster.DB) {
 // the sentinel asks whether the master still has its WAL.
 const stuckAfter = 10
 
+// segmentSize is initdb's default. Larger segments make the oldest one seem
+// older than it is, which removes nobody.
+const segmentSize = 16 << 20
+
 // removeStuck removes standbys that wait for WAL that the master no longer has.
 func (p *pass) removeStuck(master *cluster.DB) {
-	// Larger segments make oldest seem older than it is, which removes nobody.
-	_, oldest, err := wal.ParseSegmentName(master.Status.OlderWalFile, wal.DefaultSegmentSize)
+	_, oldest, err := wal.ParseSegmentName(master.Status.OlderWalFile, segmentSize)
 	if err != nil {
 		return
 	}
