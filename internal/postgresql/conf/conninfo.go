@@ -1,0 +1,55 @@
+package conf
+
+import (
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Conninfo is a libpq connection string: key=value, sorted by key, empty
+// values left out. Its text is stable, because a change of primary_conninfo's
+// means work for the standby.
+func Conninfo(values map[string]string) string {
+	var pairs []string
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		if v := values[key]; v != "" {
+			pairs = append(pairs, key+"="+conninfoEscaper.Replace(v))
+		}
+	}
+	return strings.Join(pairs, " ")
+}
+
+// conninfoEscaper puts a backslash before what ends or quotes a value: libpq
+// takes the byte after a backslash as it is.
+var conninfoEscaper = strings.NewReplacer(
+	`\`, `\\`, `'`, `\'`, " ", `\ `, "\n", "\\\n", "\r", "\\\r", "\t", "\\\t", "\f", "\\\f", "\v", "\\\v",
+)
+
+// Primary is a server that a standby follows, and as whom.
+type Primary struct {
+	Host, Port      string
+	User, Password  string // Password "" with trust
+	ApplicationName string
+}
+
+// Conninfo is the standby's primary_conninfo.
+func (p Primary) Conninfo() string {
+	return Conninfo(map[string]string{
+		"application_name": p.ApplicationName,
+		"host":             p.Host,
+		"password":         p.Password,
+		"port":             p.Port,
+		"sslmode":          "prefer",
+		"user":             p.User,
+	})
+}
+
+// PassfileLine is a line of a libpq password file, for any database of the
+// server. It holds the password of one login; a password with a line break
+// can't be written there.
+func PassfileLine(host, port, user, password string) string {
+	e := passfileEscaper
+	return e.Replace(host) + ":" + e.Replace(port) + ":*:" + e.Replace(user) + ":" + e.Replace(password) + "\n"
+}
+
+var passfileEscaper = strings.NewReplacer(`\`, `\\`, ":", `\:`)
