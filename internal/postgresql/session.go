@@ -1,0 +1,181 @@
+package postgresql
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/lib/pq"
+)
+
+// session is one superuser connection that lives from question to question. It
+// is made when it is first needed and made anew when it broke. Users of one
+// session take turns.
+type session struct {
+	server pq.Config
+	turn   chan struct{} // holds a token while somebody has his turn
+
+	// Of the one that has his turn.
+	db   *sql.DB
+	conn *sql.Conn
+	raw  net.Conn
+}
+
+// localSession connects by the socket. Its own writes never wait for a
+// standby, nothing in public schemas can pose as a system function, and what
+// the users set for everybody doesn't bind it.
+func (o Options) localSession() (*session, error) {
+	s, err := newSession(o.SocketDir, o.Port, o.Superuser, o.SuperuserPassword, o.RequestTimeout)
+	if err != nil {
+		return nil, err
+	}
+	s.server.SSLMode = pq.SSLModeDisable
+	return s, nil
+}
+
+func newSession(host, port, user, password string, timeout time.Duration) (*session, error) {
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("port %q is not a number from 0 to 65535", port)
+	}
+	return &session{
+		turn: make(chan struct{}, 1),
+		server: pq.Config{
+			Host:               host,
+			Port:               uint16(number),
+			Database:           "postgres",
+			User:               user,
+			Password:           password,
+			Passfile:           "/dev/null",
+			SSLMode:            pq.SSLModePrefer,
+			SSLSNI:             true,
+			ConnectTimeout:     timeout,
+			ApplicationName:    "stolon keeper",
+			ClientEncoding:     "UTF8",
+			MinProtocolVersion: "3.0",
+			MaxProtocolVersion: "3.0",
+			Options: fmt.Sprintf("-c synchronous_commit=local -c search_path=pg_catalog"+
+				" -c default_transaction_read_only=off -c lock_timeout=0 -c statement_timeout=%d", timeout.Milliseconds()),
+		},
+	}, nil
+}
+
+// do runs f with the connection when it is this caller's turn. When ctx ends,
+// the connection is cut, so that even a server that is stopped can't hold the
+// caller. f may run twice: when the connection from the time before turned out
+// broken.
+func (s *session) do(ctx context.Context, f func(context.Context, *sql.Conn) error) error {
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-s.turn }()
+
+	old := s.conn != nil
+	err := s.try(ctx, f)
+	if old && s.conn == nil && ctx.Err() == nil {
+		err = s.try(ctx, f)
+	}
+	return err
+}
+
+func (s *session) try(ctx context.Context, f func(context.Context, *sql.Conn) error) error {
+	if s.conn == nil {
+		if err := s.open(ctx); err != nil {
+			return fmt.Errorf("connect to PostgreSQL at %s port %d: %w", s.server.Host, s.server.Port, err)
+		}
+	}
+	raw := s.raw
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	err := f(context.WithoutCancel(ctx), s.conn)
+	if !stop() {
+		s.close()
+		if err != nil {
+			return fmt.Errorf("%w (%w)", ctx.Err(), err)
+		}
+		return nil
+	}
+	if breaks(err) {
+		s.close()
+	}
+	return err
+}
+
+func (s *session) open(ctx context.Context) error {
+	connector, err := pq.NewConnectorConfig(s.server)
+	if err != nil {
+		return err
+	}
+	// The handshake has no context: its connection is cut when ctx ends.
+	var raw atomic.Pointer[net.Conn]
+	stop := context.AfterFunc(ctx, func() {
+		if c := raw.Load(); c != nil {
+			(*c).Close()
+		}
+	})
+	defer stop()
+	connector.Dialer(dialer{ctx: ctx, made: func(c net.Conn) {
+		raw.Store(&c)
+		if ctx.Err() != nil {
+			c.Close()
+		}
+	}})
+	db := sql.OpenDB(connector)
+	db.SetMaxOpenConns(1)
+	conn, err := db.Conn(context.WithoutCancel(ctx))
+	if err != nil {
+		db.Close()
+		return errors.Join(ctx.Err(), err)
+	}
+	s.db, s.conn, s.raw = db, conn, *raw.Load()
+	return nil
+}
+
+// close ends the connection, if there is one. The caller has his turn.
+func (s *session) close() {
+	if s.conn == nil {
+		return
+	}
+	s.conn.Close()
+	s.db.Close()
+	s.raw.Close()
+	s.db, s.conn, s.raw = nil, nil, nil
+}
+
+// breaks reports whether a connection is of no more use after err. Only an
+// error that the server answered with, and then went on, leaves it whole.
+func breaks(err error) bool {
+	if err == nil {
+		return false
+	}
+	var answer *pq.Error
+	if !errors.As(err, &answer) {
+		return true
+	}
+	return answer.Severity == "FATAL" || answer.Severity == "PANIC" || answer.Code.Class() == "57"
+}
+
+// dialer connects under the context of the session's user, and tells of the
+// connection.
+type dialer struct {
+	ctx  context.Context
+	made func(net.Conn)
+}
+
+func (d dialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialTimeout(network, address, 0)
+}
+
+func (d dialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	c, err := (&net.Dialer{Timeout: timeout}).DialContext(d.ctx, network, address)
+	if err == nil {
+		d.made(c)
+	}
+	return c, err
+}
