@@ -113,7 +113,8 @@ func (w *lineWriter) flush() {
 }
 
 func (w *lineWriter) line(s string) {
-	if s = strings.TrimSpace(s); s == "" {
+	s = strings.TrimSpace(s)
+	if s == "" || strings.Contains(s, "STATEMENT:") { // initdb shows the one that sets the password
 		return
 	}
 	w.last = append(w.last, s)
