@@ -26,9 +26,7 @@ type session struct {
 	raw  net.Conn
 }
 
-// localSession connects by the socket. Its own writes never wait for a
-// standby, nothing in public schemas can pose as a system function, and what
-// the users set for everybody doesn't bind it.
+// localSession connects by the socket. It needs no TLS there.
 func (o Options) localSession() (*session, error) {
 	s, err := newSession(o.SocketDir, o.Port, o.Superuser, o.SuperuserPassword, o.RequestTimeout)
 	if err != nil {
@@ -38,6 +36,9 @@ func (o Options) localSession() (*session, error) {
 	return s, nil
 }
 
+// newSession makes a session that isn't connected yet. Its own writes never
+// wait for a standby, nothing in public schemas can pose as a system function,
+// what users set for everybody doesn't bind it, and it doesn't fill their log.
 func newSession(host, port, user, password string, timeout time.Duration) (*session, error) {
 	number, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
@@ -60,7 +61,8 @@ func newSession(host, port, user, password string, timeout time.Duration) (*sess
 			MinProtocolVersion: "3.0",
 			MaxProtocolVersion: "3.0",
 			Options: fmt.Sprintf("-c synchronous_commit=local -c search_path=pg_catalog"+
-				" -c default_transaction_read_only=off -c lock_timeout=0 -c statement_timeout=%d", timeout.Milliseconds()),
+				" -c default_transaction_read_only=off -c lock_timeout=0 -c log_statement=none -c log_min_duration_statement=-1"+
+				" -c statement_timeout=%d", timeout.Milliseconds()),
 		},
 	}, nil
 }
