@@ -1,0 +1,144 @@
+package decide
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"stolon/internal/cluster"
+	"stolon/internal/postgresql/conf"
+)
+
+const syncNames = "synchronous_standby_names"
+
+// Login is a role of stolon's. Password is "" with trust.
+type Login struct {
+	User, Password, Method string
+}
+
+// Setup is what the keeper was started with.
+type Setup struct {
+	DataDir                string
+	ListenAddress, Port    string
+	SocketDir              string
+	Superuser, Replication Login
+}
+
+// Config is what the db's instance is configured with in mode. keepOut lets
+// nobody in but stolon's own roles.
+func (in In) Config(db *cluster.DB, mode Mode, keepOut bool) conf.Config {
+	set := in.Data.Cluster.Spec.Settings()
+	names := in.standbySyncNames()
+	if mode == Primary {
+		names = ""
+		if db.Spec.SynchronousReplication {
+			names = conf.SyncNames(db.Spec.SynchronousStandbys, db.Spec.ExternalSynchronousStandbys)
+		}
+	}
+	params, _ := conf.Parameters(in.parameters(db, set, names))
+	c := conf.Config{Parameters: params, HBA: in.hba(db, set, keepOut)}
+	switch mode {
+	case Standby:
+		c.Recovery = in.follow(db)
+	case Parked:
+		// Not "latest": a parked master must not move to a timeline that a
+		// leftover history file tells of.
+		c.Recovery = &conf.Recovery{Standby: true, TargetTimeline: "current"}
+	}
+	return c
+}
+
+// Ignored lists the user's parameters that are not given to PostgreSQL.
+func (in In) Ignored(db *cluster.DB) []conf.Warning {
+	_, warnings := conf.Parameters(in.parameters(db, in.Data.Cluster.Spec.Settings(), ""))
+	return warnings
+}
+
+func (in In) parameters(db *cluster.DB, set cluster.Settings, names string) conf.ParametersInput {
+	p := conf.ParametersInput{
+		User:                 db.Spec.PGParameters,
+		ListenAddress:        in.Own.ListenAddress,
+		Port:                 in.Own.Port,
+		SocketDir:            in.Own.SocketDir,
+		MaxStandbys:          db.Spec.MaxStandbys,
+		AdditionalWalSenders: db.Spec.AdditionalWalSenders,
+		UsePgrewind:          db.Spec.UsePgrewind,
+		Synchronous:          set.Synchronous(),
+		SyncNames:            names,
+	}
+	if db.Spec.IncludePreviousConfig {
+		p.Previous = in.Own.State.InitPGParameters
+	}
+	return p
+}
+
+// firstConfig is what a db is made with: nobody else may come in yet.
+func (in In) firstConfig(db *cluster.DB) conf.Config {
+	return in.Config(db, Primary, true)
+}
+
+// standbySyncNames is the list that a standby runs with, so that it has it
+// from its first moment as a primary (protocols.md K5).
+func (in In) standbySyncNames() string {
+	if in.Data.Cluster.Spec.Settings().Synchronous() {
+		return conf.FakeStandby
+	}
+	return ""
+}
+
+func (in In) follow(db *cluster.DB) *conf.Recovery {
+	r := &conf.Recovery{Standby: true, TargetTimeline: "latest", PrimarySlotName: conf.SlotName(db.UID)}
+	f := db.Spec.FollowConfig
+	if f == nil || in.Data.DBs[f.DBUID] == nil {
+		return r
+	}
+	followed := in.Data.DBs[f.DBUID]
+	r.PrimaryConninfo = conf.Primary{
+		Host: followed.Status.ListenAddress, Port: followed.Status.Port,
+		User: in.Own.Replication.User, Password: in.Own.Replication.Password,
+		ApplicationName: conf.ApplicationName(db.UID),
+	}.Conninfo()
+	return r
+}
+
+func (in In) hba(db *cluster.DB, set cluster.Settings, keepOut bool) []string {
+	h := conf.HBAInput{
+		Superuser:    conf.HBALogin{User: in.Own.Superuser.User, Method: in.Own.Superuser.Method},
+		Replication:  conf.HBALogin{User: in.Own.Replication.User, Method: in.Own.Replication.Method},
+		Strict:       set.DefaultSUReplAccessMode == cluster.AccessStrict,
+		InternalOnly: keepOut,
+		Users:        db.Spec.PGHBA,
+	}
+	if db.Spec.Role == cluster.RoleMaster {
+		for _, uid := range cluster.SortedKeys(in.Data.DBs) {
+			if other := in.Data.DBs[uid]; uid != db.UID && other.Status.ListenAddress != "" {
+				h.Others = append(h.Others, other.Status.ListenAddress)
+			}
+		}
+		slices.Sort(h.Others)
+	}
+	return conf.HBA(h)
+}
+
+func same(a, b conf.Config) bool {
+	if !maps.Equal(a.Parameters, b.Parameters) || !slices.Equal(a.HBA, b.HBA) || (a.Recovery == nil) != (b.Recovery == nil) {
+		return false
+	}
+	return a.Recovery == nil || maps.Equal(a.Recovery.Parameters(), b.Recovery.Parameters())
+}
+
+// whatDiffers names what changed, never values: they may be secrets.
+func whatDiffers(a, b conf.Config) string {
+	var out []string
+	out = append(out, conf.Changed(a.Parameters, b.Parameters)...)
+	if !slices.Equal(a.HBA, b.HBA) {
+		out = append(out, "pg_hba")
+	}
+	switch {
+	case (a.Recovery == nil) != (b.Recovery == nil):
+		out = append(out, "recovery settings")
+	case a.Recovery != nil:
+		out = append(out, conf.Changed(a.Recovery.Parameters(), b.Recovery.Parameters())...)
+	}
+	return strings.Join(out, ", ")
+}
