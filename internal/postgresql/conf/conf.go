@@ -21,7 +21,7 @@ type Recovery struct {
 	PrimaryConninfo string
 	PrimarySlotName string
 	MinApplyDelay   string
-	RestoreCommand  *string // nil: not set at all
+	RestoreCommand  *string // nil: the user's, but none for a standby of nobody
 	// TargetTimeline is "latest" or "current" (or a number, for PITR).
 	TargetTimeline string
 	// Target holds the recovery_target* parameters of a PITR by their full
@@ -32,7 +32,8 @@ type Recovery struct {
 // Parameters returns the recovery settings as parameters. What r leaves empty
 // is written empty, so that nothing in the user's parameters can make a
 // standby follow whom it shouldn't; but restore_command and
-// recovery_min_apply_delay, which users do set, stay theirs where r has none.
+// recovery_min_apply_delay, which users do set, stay theirs where r has none,
+// unless the standby follows nobody: then it gets nothing from an archive either.
 func (r *Recovery) Parameters() map[string]string {
 	out := map[string]string{
 		"primary_conninfo":  r.PrimaryConninfo,
@@ -41,8 +42,11 @@ func (r *Recovery) Parameters() map[string]string {
 	if r.MinApplyDelay != "" {
 		out["recovery_min_apply_delay"] = r.MinApplyDelay
 	}
-	if r.RestoreCommand != nil {
+	switch {
+	case r.RestoreCommand != nil:
 		out["restore_command"] = *r.RestoreCommand
+	case r.Standby && r.PrimaryConninfo == "":
+		out["restore_command"] = ""
 	}
 	if r.TargetTimeline != "" {
 		out["recovery_target_timeline"] = r.TargetTimeline

@@ -123,7 +123,7 @@ restore_command = 'cp ''/a b/%f'' "%p"'
 func TestFileOfAStandbyOfNobodyFollowsNobody(t *testing.T) {
 	got := File(Config{
 		Parameters: map[string]string{"restore_command": "cp"},
-		Recovery:   &Recovery{Standby: true, RestoreCommand: new(string), TargetTimeline: "current"},
+		Recovery:   &Recovery{Standby: true, TargetTimeline: "current"},
 	})
 	want := "primary_conninfo = ''\nprimary_slot_name = ''\nrecovery_target_timeline = 'current'\nrestore_command = ''\n"
 	if got != want {
