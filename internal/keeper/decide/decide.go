@@ -81,18 +81,17 @@ type In struct {
 type Kind string
 
 const (
-	None         Kind = "none"    // all is as it should be, or nothing may be done
-	Wait         Kind = "wait"    // something under way has to come about first
-	Stop         Kind = "stop"    // stop the instance
-	InitNew      Kind = "initdb"  // make a new data directory
-	Resync       Kind = "resync"  // copy the followed DB
-	Start        Kind = "start"   // start with Config
-	Promote      Kind = "promote" // make the running standby a primary
-	Reload       Kind = "reload"  // give the running instance Config
-	ChangeSlots  Kind = "slots"
-	Restart      Kind = "restart" // for parameters that need it
-	Record       Kind = "record"  // Generation is applied
-	ForgetFailed Kind = "forget"  // drop what an interrupted initialisation noted
+	None        Kind = "none"    // all is as it should be, or nothing may be done
+	Wait        Kind = "wait"    // something under way has to come about first
+	Stop        Kind = "stop"    // stop the instance
+	InitNew     Kind = "initdb"  // make a new data directory
+	Resync      Kind = "resync"  // copy the followed DB
+	Start       Kind = "start"   // start with Config
+	Promote     Kind = "promote" // make the running standby a primary
+	Reload      Kind = "reload"  // give the running instance Config
+	ChangeSlots Kind = "slots"
+	Restart     Kind = "restart" // for parameters that need it
+	Record      Kind = "record"  // Generation is applied
 )
 
 // Step is the next thing to do.
@@ -317,7 +316,7 @@ func (in In) standby(db *cluster.DB, mode Mode) Step {
 		return Step{Kind: None, Alarm: true, Why: "the db to follow is not in the cluster data"}
 	}
 	switch {
-	case !in.Seen.Running && mode == Standby && !in.Seen.StandbySignal:
+	case !in.Seen.Running && mode == Standby && !in.Seen.StandbySignal && in.Own.State.Generation > 0:
 		return Step{Kind: None, Alarm: true, Why: "cannot move from master role to standby role"}
 	case !in.Seen.Running:
 		return Step{Kind: Start, DB: db, Mode: mode, Config: config, Why: string(mode)}

@@ -1,0 +1,87 @@
+package keeper
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"stolon/internal/keeper/decide"
+	"stolon/internal/postgresql/wal"
+)
+
+// Names of the local state files. The first two are 0.17's, with its JSON.
+const (
+	keeperStateFile = "keeperstate"
+	dbStateFile     = "dbstate"
+	promotionFile   = "promotionstate"
+	followedFile    = "followedstate"
+	asideFile       = "asidestate"
+)
+
+// keeperState is whom the data directory belongs to.
+type keeperState struct {
+	UID        string
+	ClusterUID string
+}
+
+// promotion is the last promotion that this data directory went through, noted
+// before it: from then on the directory may hold a timeline of its own
+// (protocols.md K7).
+type promotion struct {
+	DB       string  `json:"db"`
+	Timeline uint64  `json:"timeline"` // that was left
+	Position wal.LSN `json:"position"`
+}
+
+// followed is whom the standby was last pointed at.
+type followed struct {
+	DB string `json:"db"` // followed DB UID
+}
+
+// aside is what is known of the data directory that was set aside.
+type aside struct {
+	SystemID string  `json:"systemID"`
+	Timeline uint64  `json:"timeline"`
+	Position wal.LSN `json:"position"`
+	Exact    bool    `json:"exact"` // Position is its end, not just a point before it
+}
+
+// local is everything that survives the process.
+type local struct {
+	keeper    keeperState
+	db        decide.DBState
+	promotion promotion
+	followed  followed
+	aside     aside
+}
+
+func loadLocal(f Files) (l local, err error) {
+	for _, x := range []struct {
+		name string
+		into any
+	}{
+		{keeperStateFile, &l.keeper}, {dbStateFile, &l.db}, {promotionFile, &l.promotion}, {followedFile, &l.followed}, {asideFile, &l.aside},
+	} {
+		b, err := f.Load(x.name)
+		if err != nil {
+			return l, fmt.Errorf("read local state %s: %w", x.name, err)
+		}
+		if b == nil {
+			continue
+		}
+		if err := json.Unmarshal(b, x.into); err != nil {
+			return l, fmt.Errorf("read local state %s: %w", x.name, err)
+		}
+	}
+	return l, nil
+}
+
+func save(f Files, name string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("keeper: local state " + name + ": " + err.Error())
+	}
+	if err := f.Save(name, b); err != nil {
+		return fmt.Errorf("save local state %s: %w", name, err)
+	}
+	return nil
+}
