@@ -1,7 +1,5 @@
 package store
 
-import "slices"
-
 // A Mirror is a copy of the keys below a prefix, kept by a Watch's changes. It
 // may lag behind the store; it is for noticing, never for acting.
 type Mirror struct {
@@ -10,7 +8,9 @@ type Mirror struct {
 	synced   bool
 }
 
-// Apply takes in one change.
+// Apply takes in one change. A change older than what the mirror holds is
+// dropped, unless it is a Reset: that one is the truth, also when the store
+// was restored and counts anew.
 func (m *Mirror) Apply(ch Change) {
 	if ch.Revision < m.revision && !ch.Reset {
 		return
@@ -33,18 +33,5 @@ func (m *Mirror) Synced() bool { return m.synced }
 
 // Snapshot returns what the mirror holds.
 func (m *Mirror) Snapshot() Snapshot {
-	s := Snapshot{Revision: m.revision}
-	for _, kv := range m.kvs {
-		s.KVs = append(s.KVs, kv)
-	}
-	slices.SortFunc(s.KVs, func(a, b KV) int {
-		switch {
-		case a.Key < b.Key:
-			return -1
-		case a.Key > b.Key:
-			return 1
-		}
-		return 0
-	})
-	return s
+	return Snapshot{KVs: sortedKVs(m.kvs), Revision: m.revision}
 }

@@ -59,10 +59,12 @@ type Change struct {
 	// Reset: Puts is everything below the prefix; forget what came before. The
 	// first change of a Watch is a Reset, as is the first after a break, so
 	// nothing is ever missed for good.
-	Reset    bool
-	Puts     []KV
-	Deletes  []string
-	Revision int64 // of the store after this change; never decreases within a Watch
+	Reset   bool
+	Puts    []KV     // sorted by key
+	Deletes []string // sorted; no key is both here and in Puts
+	// Revision of the store after this change. It decreases only with a Reset,
+	// when somebody restored the store from a backup.
+	Revision int64
 }
 
 // A Lease keeps keys alive.
@@ -72,7 +74,8 @@ type Lease interface {
 	// when the lease has ended. There is no keep-alive in the background: a
 	// stuck process must go silent (protocols.md P6).
 	Renew(ctx context.Context) error
-	// Revoke ends the lease and removes its keys.
+	// Revoke ends the lease and removes its keys. A lease that has ended
+	// already is no error.
 	Revoke(ctx context.Context) error
 }
 
@@ -82,11 +85,14 @@ type Candidacy interface {
 	// place in the background until Resign or the end of Campaign's context.
 	Elected() <-chan struct{}
 	// Lease of the session. The candidate renews it, at least every third of
-	// its TTL, elected or not; when it is lost so is the candidacy.
+	// its TTL, elected or not; when it is lost so is the candidacy. Renew also
+	// reports ErrLeaseLost once the candidate's key was seen to be gone: the
+	// candidate revokes the lease and campaigns again.
 	Lease() Lease
 	// Leading is the condition that every write of the leader carries, so that
 	// a leader that was stopped and resumed can't act (protocols.md S1). It
-	// holds only while elected.
+	// holds only while elected; before Elected is closed it is one that never
+	// holds, so ask for it anew for each write.
 	Leading() Condition
 	// Resign leaves the election at once; the next candidate leads.
 	Resign(ctx context.Context) error
@@ -102,7 +108,9 @@ type Backend interface {
 	// List returns all keys that start with prefix, atomically.
 	List(ctx context.Context, prefix string) (Snapshot, error)
 	// Commit does all ops atomically if all conditions hold, and else reports
-	// ErrConflict. It returns the revision that the written keys now have.
+	// ErrConflict: then nothing was done. It returns the revision that the
+	// written keys now have. A key may be written by one op only. A put under a
+	// lease that has ended reports ErrLeaseLost, and nothing was done.
 	Commit(ctx context.Context, conds []Condition, ops []Op) (revision int64, err error)
 	// Grant makes a lease. TTLs are rounded up to whole seconds.
 	Grant(ctx context.Context, ttl time.Duration) (Lease, error)
@@ -110,10 +118,13 @@ type Backend interface {
 	// channel. It never fails for good: while the store is away it keeps
 	// trying. A reader that is slow gets changes merged, never lost.
 	Watch(ctx context.Context, prefix string) <-chan Change
-	// Campaign enters the election at prefix as uid, the way 0.17 does.
+	// Campaign enters the election at prefix as uid, the way 0.17 does. The
+	// candidacy lasts until Resign or the end of ctx; entering it takes no
+	// longer than the request timeout allows.
 	Campaign(ctx context.Context, prefix, uid string, ttl time.Duration) (Candidacy, error)
 	// Leader returns the uid of the elected candidate, "" when there is none.
 	Leader(ctx context.Context, prefix string) (string, error)
-	// Close releases the client's connections.
+	// Close ends the watches and candidacies (without resigning), waits for
+	// their goroutines and releases the client's connections.
 	Close() error
 }
