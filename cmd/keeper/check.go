@@ -1,0 +1,283 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+
+	"stolon/internal/keeper"
+	"stolon/internal/postgresql/conf"
+)
+
+// login is the flags of one role.
+type login struct {
+	kind                         string // "repl" or "su", as in the flags
+	name                         string // "replication user" or "superuser", as in messages
+	user, method, password, file string
+}
+
+func (l *login) add(fs *pflag.FlagSet, kind, name string) {
+	l.kind, l.name = kind, name
+	fs.StringVar(&l.method, "pg-"+kind+"-auth-method", "md5", "how PostgreSQL authenticates the "+name+": md5, scram-sha-256 or trust")
+	def := "required"
+	if kind == "su" {
+		def = "default the user that runs the keeper"
+	}
+	fs.StringVar(&l.user, "pg-"+kind+"-username", "", "name of the "+name+" ("+def+"); the same on all keepers")
+	fs.StringVar(&l.password, "pg-"+kind+"-password", "", "password of the "+name+", which other users of this machine can see: better use the file")
+	fs.StringVar(&l.file, "pg-"+kind+"-passwordfile", "", "file with the password of the "+name)
+}
+
+// defaultUser takes the operating system's user for an unnamed superuser.
+func (l *login) defaultUser() error {
+	if l.user != "" {
+		return nil
+	}
+	if u, err := user.Current(); err == nil {
+		l.user = u.Username
+	} else if l.user = os.Getenv("USER"); l.user == "" {
+		return fmt.Errorf("cannot get current user: %w; name the superuser with --pg-su-username", err)
+	}
+	return nil
+}
+
+func (l *login) keeper() keeper.Login {
+	return keeper.Login{User: l.user, Password: l.password, Method: keeper.AuthMethod(l.method)}
+}
+
+func (l *login) trust() bool { return l.method == string(keeper.Trust) }
+
+func (l *login) knownMethod() bool {
+	return l.trust() || l.method == string(keeper.MD5) || l.method == string(keeper.ScramSHA256)
+}
+
+func (l *login) checkTrust(log *zap.Logger) error {
+	if !l.trust() {
+		return nil
+	}
+	log.Warn("not utilizing a password for the "+l.name+": whoever reaches PostgreSQL can be it", zap.String("flag", "--pg-"+l.kind+"-auth-method"))
+	if l.password != "" || l.file != "" {
+		return fmt.Errorf("can not utilize --pg-%[1]s-auth-method trust together with --pg-%[1]s-password or --pg-%[1]s-passwordfile", l.kind)
+	}
+	return nil
+}
+
+func (l *login) checkPassword() error {
+	switch {
+	case l.trust():
+		return nil
+	case l.password == "" && l.file == "":
+		return fmt.Errorf("one of --pg-%[1]s-password or --pg-%[1]s-passwordfile is required", l.kind)
+	case l.password != "" && l.file != "":
+		return fmt.Errorf("only one of --pg-%[1]s-password or --pg-%[1]s-passwordfile must be provided", l.kind)
+	}
+	return nil
+}
+
+func (l *login) readFile(log *zap.Logger) error {
+	if l.file == "" {
+		return nil
+	}
+	what := map[string]string{"repl": "pg replication user", "su": "pg superuser"}[l.kind]
+	fi, err := os.Stat(l.file)
+	if err == nil {
+		if fi.Mode().Perm()&0o077 != 0 {
+			log.Warn("password file permissions are too open: chmod 0600 it", zap.String("file", l.file), zap.Stringer("mode", fi.Mode().Perm()))
+		}
+		var b []byte
+		b, err = os.ReadFile(l.file)
+		l.password = string(b)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read %s password: %w", what, err)
+	}
+	if l.password == "" {
+		return fmt.Errorf("cannot read %s password: --pg-%s-passwordfile %s is empty", what, l.kind, l.file)
+	}
+	return nil
+}
+
+func (l *login) trim(log *zap.Logger) error {
+	if l.trust() {
+		return nil
+	}
+	trimmed := strings.TrimRight(l.password, "\r\n")
+	if trimmed != l.password {
+		log.Warn(l.name + " password contain trailing new line, removing")
+		l.password = trimmed
+		if trimmed == "" {
+			return fmt.Errorf("%s password is empty after removing trailing new line", l.name)
+		}
+	}
+	return nil
+}
+
+// checkDirs checks what has to be there before anything else, and makes the
+// data directory.
+func (o *options) checkDirs() error {
+	if o.dataDir == "" {
+		return errors.New("data dir required")
+	}
+	if err := o.Check(); err != nil {
+		return err
+	}
+	if err := keeper.CheckUser(); err != nil {
+		return err
+	}
+	abs, err := filepath.Abs(o.dataDir)
+	if err != nil {
+		return fmt.Errorf("cannot create data dir: %w", err)
+	}
+	o.dataDir = abs
+	if err := os.MkdirAll(o.dataDir, 0o700); err != nil {
+		return fmt.Errorf("cannot create data dir: %w", err)
+	}
+	fi, err := os.Stat(o.dataDir)
+	if err != nil {
+		return fmt.Errorf("cannot create data dir: %w", err)
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("data dir %s (--data-dir) belongs to user %d, not to %d who runs the keeper: chown it", o.dataDir, st.Uid, os.Geteuid())
+	}
+	if fi.Mode().Perm()&0o700 != 0o700 || fi.Mode().Perm()&0o002 != 0 {
+		return fmt.Errorf("data dir %s (--data-dir) has mode %04o: its owner must have all rights, and others must not write there; chmod 0700 it", o.dataDir, fi.Mode().Perm())
+	}
+	return nil
+}
+
+func (o *options) checkAddresses(log *zap.Logger) error {
+	if o.listenAddress == "" {
+		return errors.New("--pg-listen-address is required")
+	}
+	if o.advertiseAddress == "" {
+		o.advertiseAddress = o.listenAddress
+	}
+	if o.advertPort == "" {
+		o.advertPort = o.port
+	}
+	if o.advertiseAddress == "*" {
+		return errors.New("--pg-listen-address * needs a --pg-advertise-address at which others reach this host")
+	}
+	ip := net.ParseIP(o.advertiseAddress)
+	switch {
+	case ip == nil:
+		if _, err := net.LookupHost(o.advertiseAddress); err != nil {
+			log.Warn("provided --pg-advertise-address can't be resolved", zap.String("address", o.advertiseAddress), zap.Error(err))
+		} else {
+			log.Warn("provided --pg-advertise-address is not an ip address but a hostname: better use an ip address", zap.String("address", o.advertiseAddress))
+		}
+	case ip.IsLoopback():
+		log.Warn("provided --pg-advertise-address is a loopback ip: others will not reach it from another host", zap.String("address", o.advertiseAddress))
+	}
+	return nil
+}
+
+func (o *options) checkLogins(log *zap.Logger) error {
+	if !o.repl.knownMethod() {
+		return errors.New("--pg-repl-auth-method must be one of: md5, scram-sha-256, trust")
+	}
+	if o.repl.user == "" {
+		return errors.New("--pg-repl-username is required")
+	}
+	if err := o.repl.checkTrust(log); err != nil {
+		return err
+	}
+	if err := o.su.checkTrust(log); err != nil {
+		return err
+	}
+	if err := o.repl.checkPassword(); err != nil {
+		return err
+	}
+	if !o.su.knownMethod() {
+		return errors.New("--pg-su-auth-method must be one of: md5, scram-sha-256, trust")
+	}
+	if err := o.su.checkPassword(); err != nil {
+		return err
+	}
+	if err := o.repl.readFile(log); err != nil {
+		return err
+	}
+	if err := o.su.readFile(log); err != nil {
+		return err
+	}
+	if err := o.su.trim(log); err != nil {
+		return err
+	}
+	if err := o.repl.trim(log); err != nil {
+		return err
+	}
+	if o.su.user != o.repl.user {
+		return nil
+	}
+	log.Warn("superuser name and replication user name are the same. Different users are suggested.")
+	if o.su.method != o.repl.method {
+		return errors.New("do not support different auth methods when utilizing superuser for replication.")
+	}
+	if o.su.password != o.repl.password {
+		return errors.New("provided superuser name and replication user name are the same but provided passwords are different")
+	}
+	return nil
+}
+
+var programs = []string{"postgres", "initdb", "pg_basebackup", "pg_rewind"}
+
+// checkPrograms finds out now what would otherwise fail in the middle of a
+// failover.
+func (o *options) checkPrograms(ctx context.Context, log *zap.Logger) error {
+	where := "in $PATH; name their directory with --pg-bin-path"
+	if o.binPath != "" {
+		where = "in --pg-bin-path " + o.binPath
+	}
+	for _, name := range programs {
+		if _, err := lookPath(o.binPath, name); err != nil {
+			return fmt.Errorf("PostgreSQL's program %s is not %s", name, where)
+		}
+	}
+	instance, err := o.instance(log)
+	if err != nil {
+		return err
+	}
+	defer instance.Close()
+	major, _, err := instance.Version(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot tell PostgreSQL's version %s: %w", where, err)
+	}
+	if err := conf.CheckVersion(major); err != nil {
+		return fmt.Errorf("%w (--pg-bin-path)", err)
+	}
+	return nil
+}
+
+// lookPath finds a program without running it.
+func lookPath(dir, name string) (string, error) {
+	dirs := filepath.SplitList(os.Getenv("PATH"))
+	if dir != "" {
+		dirs = []string{dir}
+	}
+	for _, d := range dirs {
+		path := filepath.Join(d, name)
+		if fi, err := os.Stat(path); err == nil && !fi.IsDir() && fi.Mode()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	return "", os.ErrNotExist
+}
+
+var keeperUID = regexp.MustCompile(`^[a-z0-9_]+$`)
+
+func checkUID(uid string) error {
+	if uid != "" && !keeperUID.MatchString(uid) {
+		return fmt.Errorf("keeper uid %q not valid. It can contain only lower-case letters, numbers and the underscore character", uid)
+	}
+	return nil
+}

@@ -1,0 +1,91 @@
+// Command stolon-sentinel watches a cluster and, while it is the elected
+// leader, decides what its keepers and proxies shall do.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"stolon/internal/clock"
+	"stolon/internal/cluster"
+	"stolon/internal/daemon"
+	"stolon/internal/flagutil"
+	"stolon/internal/sentinel"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+}
+
+type options struct {
+	flagutil.Common
+	initialSpec string
+}
+
+func run(args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "stolon-sentinel",
+		Short: "watch a cluster and decide its master",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.Main(cmd, "sentinel", stderr, func(ctx context.Context, d flagutil.Daemon) error { return o.run(ctx, d) })
+		},
+	}
+	o.Add(cmd.PersistentFlags())
+	o.AddDaemon(cmd.PersistentFlags())
+	cmd.PersistentFlags().StringVar(&o.initialSpec, "initial-cluster-spec", "", "file with the cluster spec, JSON, that a cluster is made from when the store has no cluster data")
+	return flagutil.Execute(cmd, "STSENTINEL", args, getenv, stdout, stderr)
+}
+
+func (o *options) run(ctx context.Context, d flagutil.Daemon) error {
+	if err := o.Check(); err != nil {
+		return err
+	}
+	spec, err := o.spec()
+	if err != nil {
+		return fmt.Errorf("cannot create sentinel: %w", err)
+	}
+	return d.Run(ctx, &o.Common, func(ctx context.Context, p flagutil.Parts) error {
+		uid := daemon.NewUID()
+		s, err := sentinel.New(sentinel.Options{
+			UID: uid, InitialSpec: spec, Store: p.Store, Clock: clock.Boot, Wall: time.Now, NewUID: daemon.NewUID, Pick: rand.IntN,
+			Log: p.Log, Metrics: p.Metrics, StoreTimeout: o.StoreTimeout,
+		})
+		if err != nil {
+			return fmt.Errorf("cannot create sentinel: %w", err)
+		}
+		p.Log.Debug("starting", zap.String("uid", uid))
+		return s.Run(ctx)
+	})
+}
+
+// spec reads --initial-cluster-spec.
+func (o *options) spec() (*cluster.Spec, error) {
+	if o.initialSpec == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(o.initialSpec)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read provided initial cluster config file: %w", err)
+	}
+	var s *cluster.Spec
+	if err := json.Unmarshal(b, &s); err != nil {
+		return nil, fmt.Errorf("cannot parse provided initial cluster config: %w", err)
+	}
+	if s == nil {
+		return nil, errors.New("cannot parse provided initial cluster config: it is null")
+	}
+	if err := s.Validate(); err != nil {
+		return nil, fmt.Errorf("invalid initial cluster: %w", err)
+	}
+	return s, nil
+}

@@ -1,0 +1,88 @@
+package flagutil
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"stolon/internal/store"
+	"stolon/internal/store/open"
+)
+
+// Common are the flags of every program.
+type Common struct {
+	ClusterName      string
+	StoreBackend     string
+	StoreEndpoints   string
+	StoreTimeout     time.Duration
+	StorePrefix      string
+	StoreCertFile    string
+	StoreKey         string
+	StoreCAFile      string
+	StoreSkipVerify  bool
+	MetricsAddress   string
+	KubeResourceKind string
+	LogLevel         string
+
+	// Of the daemons.
+	LogColor bool
+	Debug    bool
+	// Of stolonctl.
+	Kubeconfig, KubeContext, KubeNamespace string
+}
+
+// Add adds the flags that every program has.
+func (c *Common) Add(fs *pflag.FlagSet) {
+	fs.StringVar(&c.ClusterName, "cluster-name", "", "name of the cluster (required)")
+	fs.StringVar(&c.StoreBackend, "store-backend", "", "store that holds the cluster's state: etcdv3 (required)")
+	fs.StringVar(&c.StoreEndpoints, "store-endpoints", "", "comma separated endpoints of the store, host:port or URL, all http or all https (default http://127.0.0.1:2379)")
+	fs.DurationVar(&c.StoreTimeout, "store-timeout", 5*time.Second, "how long one request to the store may take")
+	fs.StringVar(&c.StorePrefix, "store-prefix", "stolon/cluster", "path in the store below which clusters live")
+	fs.StringVar(&c.StoreCertFile, "store-cert-file", "", "client certificate for the store, PEM; needs --store-key")
+	fs.StringVar(&c.StoreKey, "store-key", "", "key of the client certificate for the store, PEM; needs --store-cert-file")
+	fs.StringVar(&c.StoreCAFile, "store-ca-file", "", "certificates that the store's is verified with, PEM (default the system's)")
+	fs.BoolVar(&c.StoreSkipVerify, "store-skip-tls-verify", false, "do not verify the store's certificate (insecure)")
+	fs.StringVar(&c.MetricsAddress, "metrics-listen-address", "", "host:port to serve Prometheus metrics on; empty serves none")
+	fs.StringVar(&c.KubeResourceKind, "kube-resource-kind", "", "kept for 0.17; the kubernetes backend is not supported")
+	fs.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
+}
+
+// AddDaemon adds the flags that only daemons have.
+func (c *Common) AddDaemon(fs *pflag.FlagSet) {
+	fs.BoolVar(&c.LogColor, "log-color", false, "colour the log's levels (default on a terminal)")
+	fs.BoolVar(&c.Debug, "debug", false, "the same as --log-level=debug")
+	_ = fs.MarkDeprecated("debug", "use --log-level=debug instead") // the flag exists
+}
+
+// AddCtl adds the flags that only stolonctl has.
+func (c *Common) AddCtl(fs *pflag.FlagSet) {
+	for name, p := range map[string]*string{"kubeconfig": &c.Kubeconfig, "kube-context": &c.KubeContext, "kube-namespace": &c.KubeNamespace} {
+		fs.StringVar(p, name, "", "kept for 0.17; the kubernetes backend is not supported")
+	}
+}
+
+// Check reports the first thing wrong with what finds the cluster.
+func (c *Common) Check() error {
+	if c.ClusterName == "" {
+		return errors.New("cluster name required")
+	}
+	return c.store().Check()
+}
+
+func (c *Common) store() open.Config {
+	return open.Config{
+		Backend: c.StoreBackend, Endpoints: c.StoreEndpoints, Timeout: c.StoreTimeout,
+		CertFile: c.StoreCertFile, KeyFile: c.StoreKey, CAFile: c.StoreCAFile, SkipTLSVerify: c.StoreSkipVerify,
+	}
+}
+
+// Open opens the store of the cluster.
+func (c *Common) Open() (*store.Client, error) {
+	b, err := open.Backend(c.store())
+	if err != nil {
+		return nil, err
+	}
+	return store.NewClient(b, strings.TrimSpace(c.StorePrefix), c.ClusterName), nil
+}
