@@ -1,0 +1,41 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"stolon/internal/store"
+)
+
+func (c *ctl) spec() *cobra.Command {
+	var defaults bool
+	cmd := &cobra.Command{
+		Use:   "spec",
+		Short: "print the cluster spec",
+		RunE: c.with(func(ctx context.Context, st *store.Client, _ []string) error {
+			cd, _, err := st.ClusterData(ctx)
+			if err != nil {
+				return fmt.Errorf("cannot get cluster data: %w", err)
+			}
+			if err := c.usable(cd); err != nil {
+				return err
+			}
+			var out []byte
+			if defaults {
+				out, err = json.MarshalIndent(cd.Cluster.Spec.Settings(), "", "\t")
+			} else {
+				out, err = cd.Cluster.Spec.SetOnly()
+			}
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.stdout, "%s\n", out)
+			return nil
+		}),
+	}
+	cmd.Flags().BoolVar(&defaults, "defaults", false, "print every field, with its default where it is not set")
+	return cmd
+}
