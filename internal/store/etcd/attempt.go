@@ -1,0 +1,154 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	// longestAttempt is how long an endpoint may take while there are others
+	// to ask: a stopped member must not cost a session its TTL.
+	longestAttempt = time.Second
+	// retryPause lies between two rounds through the endpoints.
+	retryPause = 100 * time.Millisecond
+)
+
+// attempts does one request within the request timeout. It begins with the
+// endpoint in use and goes on to the next one whenever an attempt failed for a
+// reason that another attempt may not have. In the first round each endpoint
+// has a short time only, later ones all that is left. It reports whether an
+// earlier attempt ended without an answer, so may have been done too.
+func (b *Backend) attempts(ctx context.Context, what string, do func(context.Context, *clientv3.Client) error) (lost bool, err error) {
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	defer cancel()
+	if err := ctx.Err(); err != nil {
+		return false, fmt.Errorf("etcd: %s: %w", what, err)
+	}
+	var last error
+	for n := 0; ; n++ {
+		i := b.current.Load()
+		err := b.attempt(ctx, n, b.clients[i], do)
+		if err == nil {
+			return lost, nil
+		}
+		if !again(err) {
+			return lost, fmt.Errorf("etcd: %s: %w", what, err)
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err // the end of the time is less telling than what came before
+		}
+		lost = lost || !neverSent(err)
+		if ctx.Err() == nil {
+			b.leave(i)
+			if (n+1)%len(b.clients) == 0 {
+				wait(ctx, retryPause)
+			}
+		}
+		switch {
+		case errors.Is(ctx.Err(), context.Canceled):
+			return lost, fmt.Errorf("etcd: %s: %w", what, context.Canceled)
+		case ctx.Err() != nil:
+			b.leave(i)
+			return lost, b.silent(what, time.Since(start), last)
+		}
+	}
+}
+
+func (b *Backend) attempt(ctx context.Context, n int, c *clientv3.Client, do func(context.Context, *clientv3.Client) error) error {
+	if n < len(b.clients) && len(b.clients) > 1 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, min(longestAttempt, b.timeout/time.Duration(len(b.clients))))
+		defer cancel()
+	}
+	return rpctypes.Error(do(ctx, c))
+}
+
+// leave makes the endpoint after i the one in use, unless somebody did.
+func (b *Backend) leave(i int64) {
+	b.current.CompareAndSwap(i, (i+1)%int64(len(b.clients)))
+}
+
+// again reports whether another attempt may fare better: no connection, no
+// answer, no leader, an overloaded server. Anything else is etcd's answer.
+func again(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return true // of the attempt or of the call, which the caller looks at
+	}
+	switch code(err) {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Aborted, codes.Internal:
+		return true
+	case codes.Unknown:
+		// A connection that broke, unless it is a server's own words.
+		return !errors.As(err, new(rpctypes.EtcdError))
+	case codes.ResourceExhausted:
+		return errors.Is(err, rpctypes.ErrTooManyRequests)
+	}
+	return false
+}
+
+// neverSent reports whether the request surely has not reached etcd.
+func neverSent(err error) bool {
+	text := err.Error()
+	return code(err) == codes.Unavailable &&
+		(strings.Contains(text, "transport: Error while dialing") || strings.Contains(text, "transport: authentication handshake failed"))
+}
+
+func code(err error) codes.Code {
+	var e rpctypes.EtcdError
+	if errors.As(err, &e) {
+		return e.Code()
+	}
+	return status.Code(err)
+}
+
+// silent is the error of a request that nobody answered. It unwraps to
+// context.DeadlineExceeded.
+func (b *Backend) silent(what string, after time.Duration, cause error) error {
+	return &silentError{
+		text: fmt.Sprintf("etcd %s does not answer within %s%s; check --store-endpoints and that etcd has a quorum (%s)",
+			strings.Join(b.endpoints, ","), after.Round(100*time.Millisecond), reason(cause), what),
+	}
+}
+
+type silentError struct{ text string }
+
+func (e *silentError) Error() string { return e.text }
+func (e *silentError) Unwrap() error { return context.DeadlineExceeded }
+
+// reason is the part of a cause that helps: what the dial said.
+func reason(cause error) string {
+	text := status.Convert(cause).Message()
+	var e rpctypes.EtcdError
+	switch {
+	case errors.As(cause, &e):
+		text = e.Error()
+	case errors.Is(cause, context.DeadlineExceeded), code(cause) == codes.DeadlineExceeded:
+		if !strings.Contains(text, "latest balancer error") {
+			return ""
+		}
+	}
+	for _, noise := range []string{"latest balancer error: ", `connection error: desc = "transport: `} {
+		if _, rest, ok := strings.Cut(text, noise); ok {
+			text = rest
+		}
+	}
+	return ": " + strings.TrimSuffix(strings.TrimPrefix(text, "Error while dialing: "), `"`)
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
