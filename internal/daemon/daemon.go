@@ -63,11 +63,12 @@ func Metrics(clusterName, component string) (*prometheus.Registry, error) {
 	return r, nil
 }
 
-// ServeMetrics serves r on address until ctx ends; on "" it does nothing. The
-// listening socket is open when it returns.
+// ServeMetrics serves r on address until ctx ends; on "" it serves nothing. The
+// listening socket is open when it returns; wait returns when ctx has ended, or
+// with the error that ended the serving before.
 func ServeMetrics(ctx context.Context, address string, r *prometheus.Registry) (wait func() error, err error) {
 	if address == "" {
-		return func() error { return nil }, nil
+		return func() error { <-ctx.Done(); return nil }, nil
 	}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
@@ -79,7 +80,11 @@ func ServeMetrics(ctx context.Context, address string, r *prometheus.Registry) (
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	return func() error {
-		<-ctx.Done()
+		select {
+		case err := <-done:
+			return err
+		case <-ctx.Done():
+		}
 		srv.Close()
 		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
 			return err
