@@ -118,8 +118,8 @@ func decodeInto[T any](m map[string]T, value []byte, uid func(T) string) error {
 // program doesn't know.
 var ErrUnsupportedFormat = errors.New("unsupported cluster data format version")
 
-// DecodeClusterData decodes and checks the stored form. JSON null is no
-// cluster data: nil, nil.
+// DecodeClusterData decodes the stored form and checks that it is one, not
+// what it says. JSON null is no cluster data: nil, nil.
 func DecodeClusterData(value []byte) (*cluster.ClusterData, error) {
 	var cd *cluster.ClusterData
 	if err := json.Unmarshal(value, &cd); err != nil {
@@ -130,6 +130,17 @@ func DecodeClusterData(value []byte) (*cluster.ClusterData, error) {
 	}
 	if cd.FormatVersion != cluster.FormatVersion {
 		return nil, fmt.Errorf("%w %d", ErrUnsupportedFormat, cd.FormatVersion)
+	}
+	// Everybody walks these maps; a null in one would stop every process.
+	for _, uid := range cluster.SortedKeys(cd.Keepers) {
+		if cd.Keepers[uid] == nil {
+			return nil, fmt.Errorf("decode cluster data: keeper %q is null", uid)
+		}
+	}
+	for _, uid := range cluster.SortedKeys(cd.DBs) {
+		if cd.DBs[uid] == nil {
+			return nil, fmt.Errorf("decode cluster data: db %q is null", uid)
+		}
 	}
 	return cd, nil
 }

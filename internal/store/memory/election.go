@@ -47,15 +47,19 @@ func (s *session) lose() {
 
 // Campaign implements store.Backend.
 func (c *Client) Campaign(ctx context.Context, prefix, uid string, ttl time.Duration) (store.Candidacy, error) {
-	l, err := c.grant(ctx, ttl)
+	entry, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	l, err := c.grant(entry, ttl)
 	if err != nil {
 		return nil, fmt.Errorf("enter the election: %w", err)
 	}
 	key := fmt.Sprintf("%s/%016x", prefix, l.id)
-	created, err := c.Commit(ctx, []store.Condition{{Key: key}}, []store.Op{{Key: key, Value: []byte(uid), Lease: l}})
+	created, err := c.Commit(entry, []store.Condition{{Key: key}}, []store.Op{{Key: key, Value: []byte(uid), Lease: l}})
 	if err != nil {
-		// Whether the key was written or not: without its lease it goes.
-		return nil, fmt.Errorf("enter the election: %w", errors.Join(err, l.Revoke(context.WithoutCancel(ctx))))
+		// The key may have been written. Without its lease it goes; should
+		// this fail too, when the TTL is over.
+		c.background(context.WithoutCancel(ctx), func(ctx context.Context) { _ = l.Revoke(ctx) })
+		return nil, fmt.Errorf("enter the election: %w", err)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	cand := &candidacy{
