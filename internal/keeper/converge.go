@@ -13,7 +13,7 @@ import (
 
 const (
 	// waitPause is how soon to look again at what has to come about.
-	waitPause = 50 * time.Millisecond
+	waitPause = 100 * time.Millisecond
 	// First and longest pause after a step that failed.
 	firstPause, longestPause = 200 * time.Millisecond, 5 * time.Second
 	// maxSteps bounds one run; more than that is a step that never takes.
@@ -25,13 +25,19 @@ type appliedState struct {
 	config       *conf.Config // nil: not known
 	internalOnly bool
 	endChecked   bool
-	followed     string // db that a standby was last pointed at
-	started      time.Duration
-	startedHere  bool // since then it has not been seen to answer
-	tellNoChange bool // say once that nothing more changed
+	short        string // db that ends before what it had reported
+	noted        uint64 // timeline that the cluster knows the db to have created
+	copied       string // db whose copy is complete but not recorded so
+	starting     bool   // it has not been seen to answer since it was started
+	tellNoChange bool   // say once that nothing more changed
 	asideDone    bool
+	slotsFailed  time.Duration // when a slot could last not be made or dropped; 0: none
+	refused      string        // why nothing may be done, at the last look
 	pause        time.Duration
 }
+
+// gone is closed.
+var gone = func() <-chan struct{} { c := make(chan struct{}); close(c); return c }()
 
 // convergeLoop takes step after step until none is left, then waits for a
 // reason to look again.
@@ -42,7 +48,9 @@ func (k *Keeper) convergeLoop(ctx context.Context) {
 		// Ends at once when the instance dies under us.
 		var exited <-chan struct{}
 		if k.get().report.look.Running {
-			exited = k.o.Instance.Exited()
+			if exited = k.o.Instance.Exited(); exited == nil {
+				exited = gone // between the look and now
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -77,27 +85,28 @@ func (k *Keeper) converge(ctx context.Context) time.Duration {
 			return k.rest(ctx, in, step)
 		}
 		// Only what the store says itself leads to an act (protocols.md C6, K2).
-		if err := k.read(ctx); err != nil {
-			k.tellOnce("store", "down", zap.ErrorLevel, "store does not answer, leaving the instance as it is", zap.Error(err))
+		if err := k.confirm(ctx, &in); err != nil {
+			if ctx.Err() == nil {
+				k.tellOnce("store", "down", zap.ErrorLevel, "store does not answer, leaving the instance as it is", zap.Error(err))
+			}
 			return k.nextPause()
 		}
 		k.tellOnce("store", "", zap.InfoLevel, "store answers again")
-		in = k.with(in)
-		if in.Followed, err = k.followedReport(ctx, in); err != nil {
-			return k.nextPause()
-		}
-		if step = decide.Next(in); idle(step) {
+		if step = decide.Next(in); idle(step) || step.Kind == decide.Refuse {
 			return k.rest(ctx, in, step)
 		}
-		k.set(func(s *shared) { s.busy = true })
 		k.metrics.step(step.Kind)
 		if err := k.carryOut(ctx, in, step); err != nil {
 			if ctx.Err() != nil {
 				return 0
 			}
+			wake(k.wakeSample)
+			if errors.Is(err, errNoLongerWanted) {
+				k.log.Info("step given up, the cluster data no longer asks for it", zap.String("step", string(step.Kind)))
+				continue
+			}
 			k.tellOnce("step", string(step.Kind)+err.Error(), zap.ErrorLevel, failure(step.Kind),
 				zap.String("step", string(step.Kind)), zap.String("why", step.Why), zap.Error(err))
-			wake(k.wakeSample)
 			return k.nextPause()
 		}
 		k.tellOnce("step", "", zap.InfoLevel, "")
@@ -106,6 +115,20 @@ func (k *Keeper) converge(ctx context.Context) time.Duration {
 	}
 	k.log.Warn("the instance does not become what it should be, pausing")
 	return longestPause
+}
+
+// confirm reads what an act is decided on.
+func (k *Keeper) confirm(ctx context.Context, in *decide.In) error {
+	if err := k.read(ctx); err != nil {
+		return err
+	}
+	*in = k.with(*in)
+	var err error
+	if in.Followed, err = k.followedReport(ctx, *in); err != nil {
+		return err
+	}
+	in.Apart, err = k.apart(ctx, *in)
+	return err
 }
 
 // failure is the message of a step that failed; some are what people alert on.
@@ -119,6 +142,7 @@ func failure(kind decide.Kind) string {
 	return "step failed, trying again"
 }
 
+// idle: nothing to do that the store would have to be asked about.
 func idle(s decide.Step) bool { return s.Kind == decide.None || s.Kind == decide.Wait }
 
 func (k *Keeper) nextPause() time.Duration {
@@ -137,29 +161,38 @@ func (k *Keeper) look(ctx context.Context) (decide.In, error) {
 	}
 	seen := decide.Seen{
 		Initialized: r.look.Initialized, SystemID: r.look.SystemID, Running: r.look.Running, StandbySignal: r.look.StandbySignal,
-		Checkpoint: r.look.Checkpoint, CheckpointTimeline: r.look.CheckpointTimeline,
+		Checkpoint: r.look.Checkpoint, Timeline: r.look.CheckpointTimeline,
 	}
 	if s := r.sample; s != nil {
-		seen.Answers, seen.Primary, seen.Position = true, s.Primary, s.Position
+		seen.Answers, seen.Primary, seen.Position, seen.Timeline = true, s.Primary, s.Position, s.TimelineID
 		seen.ReceiverUp, seen.PendingRestart, seen.InSync = s.ReceiverUp, s.PendingRestart, r.inSync
-		slots, err := k.o.Instance.Slots(ctx)
-		if err != nil {
-			// Not worth an outage: what is needed of slots is tried again.
-			k.log.Debug("cannot list the replication slots", zap.Error(err))
-		} else {
-			seen.Slots = []decide.Slot{}
-			for _, s := range slots {
-				if s.Physical {
-					seen.Slots = append(seen.Slots, decide.Slot{Name: s.Name, Active: s.Active})
-				}
-			}
-		}
-		if k.applied.startedHere {
-			k.applied.startedHere = false
-			k.set(func(s *shared) { s.failedStarts = 0 })
-		}
+		seen.Slots = k.slots(ctx)
+		k.applied.starting = false
+		k.set(func(s *shared) { s.failedStarts = 0 })
 	}
 	return k.with(decide.In{Seen: seen}), nil
+}
+
+// slots lists the replication slots, nil when they aren't worth an outage:
+// what is wanted of them is tried again later.
+func (k *Keeper) slots(ctx context.Context) []decide.Slot {
+	if since := k.applied.slotsFailed; since != 0 && k.o.Clock()-since < k.get().settings().SleepInterval.Duration {
+		return nil
+	}
+	sctx, cancel := k.within(ctx, k.get().settings().RequestTimeout.Duration)
+	defer cancel()
+	slots, err := k.o.Instance.Slots(sctx)
+	if err != nil {
+		k.log.Debug("cannot list the replication slots", zap.Error(err))
+		return nil
+	}
+	out := []decide.Slot{}
+	for _, s := range slots {
+		if s.Physical {
+			out = append(out, decide.Slot{Name: s.Name, Active: s.Active})
+		}
+	}
+	return out
 }
 
 // with returns in with the cluster data and the local state of now.
@@ -168,9 +201,10 @@ func (k *Keeper) with(in decide.In) decide.In {
 	in.Data = s.data
 	in.Own = decide.Own{
 		KeeperUID: k.uid, BootUUID: k.o.BootUUID, BootSeen: s.bootSeen, State: s.local.db,
-		Applied: k.applied.config, InternalOnly: k.applied.internalOnly, EndChecked: k.applied.endChecked,
-		OwnFork: s.local.promotion.DB != "" && s.local.promotion.Timeline+1 == in.Seen.CheckpointTimeline,
-		Setup:   k.setup(),
+		Applied: k.applied.config, InternalOnly: k.applied.internalOnly, EndChecked: k.applied.endChecked, Short: k.applied.short,
+		Promoted: s.local.promotion.DB, Noted: k.applied.noted, Followed: s.local.followed.DB,
+		Copied: k.applied.copied != "" && k.applied.copied == s.local.db.UID,
+		Setup:  k.setup(),
 	}
 	return in
 }
@@ -178,37 +212,38 @@ func (k *Keeper) with(in decide.In) decide.In {
 // noteGone: the instance that converge knew has ended.
 func (k *Keeper) noteGone() {
 	k.log.Warn("postgres is not running any more", zap.String("db", k.get().local.db.UID))
-	if k.applied.startedHere && k.o.Clock()-k.applied.started < longestPause*2 {
+	if k.applied.starting {
 		// It came up and went down again without ever taking a connection.
 		k.set(func(s *shared) { s.failedStarts++ })
-		k.nextPause()
 	}
 	k.forget()
 }
 
 // forget what was known of the instance that ran.
 func (k *Keeper) forget() {
-	k.applied.config, k.applied.internalOnly, k.applied.endChecked, k.applied.startedHere = nil, false, false, false
+	k.applied.config, k.applied.internalOnly, k.applied.endChecked, k.applied.starting = nil, false, false, false
 	k.set(func(s *shared) { s.force = force{epoch: s.force.epoch + 1} })
 }
 
 // rest is what is left to do when no step is: to tell why, and to clean up.
 func (k *Keeper) rest(ctx context.Context, in decide.In, step decide.Step) time.Duration {
-	level := zap.DebugLevel
-	if step.Alarm {
-		level = zap.ErrorLevel
+	k.set(func(s *shared) { s.forked = step.Forked })
+	if step.Kind == decide.Refuse {
+		if k.applied.refused != step.Why {
+			// What was reported lags behind what is: worth a second look.
+			k.applied.refused = step.Why
+			return min(longestPause, k.get().settings().SleepInterval.Duration)
+		}
+		k.tellOnce("rest", step.Why, zap.ErrorLevel, step.Why)
+	} else {
+		k.applied.refused = ""
+		k.tellOnce("rest", step.Why, zap.DebugLevel, step.Why)
 	}
-	k.tellOnce("rest", step.Why, level, step.Why)
+	wake(k.wakePublish)
 	if step.Kind == decide.Wait {
-		k.set(func(s *shared) { s.busy = true })
-		wake(k.wakeSample)
 		return waitPause
 	}
-	if k.get().busy {
-		k.set(func(s *shared) { s.busy = false })
-		wake(k.wakeSample)
-	}
-	if step.Why == "" {
+	if step.Kind == decide.None && step.Why == "" {
 		k.metrics.synced(k.get())
 		if k.applied.tellNoChange {
 			k.applied.tellNoChange = false

@@ -23,6 +23,12 @@ func (k *Keeper) watch(ctx context.Context) {
 
 // read reads the cluster data linearizably.
 func (k *Keeper) read(ctx context.Context) error {
+	select {
+	case k.reading <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-k.reading }()
 	ctx, cancel := context.WithTimeout(ctx, k.o.StoreTimeout)
 	defer cancel()
 	kv, err := k.o.Store.Get(ctx, k.o.Store.ClusterDataKey())
@@ -72,10 +78,8 @@ func (k *Keeper) take(kv *store.KV, linearizable bool) {
 			s.local.keeper.ClusterUID = cd.Cluster.UID
 			newCluster = s.local.keeper
 		}
-		if s.cancelStep != nil {
-			if db := s.db(); db == nil || db.UID != s.stepDB {
-				s.cancelStep() // what it works on is no longer wanted
-			}
+		if s.cancelStep != nil && s.aim() != s.stepFor {
+			s.cancelStep()
 		}
 	})
 	if newCluster.UID != "" {

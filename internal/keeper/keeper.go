@@ -55,6 +55,9 @@ type Keeper struct {
 	// leaseOf is held by one publisher at a time, in publishing.
 	leaseOf    leased
 	publishing chan struct{}
+	// reading is held while the cluster data is read, so that of two readings
+	// the later one wins.
+	reading chan struct{}
 
 	toldMu sync.Mutex
 	told   map[string]string // by topic, what was told last
@@ -74,14 +77,36 @@ type shared struct {
 	// Why PostgreSQL isn't tried again yet, and how often it refused.
 	failedStarts int
 	forked       bool
-	busy         bool // converge has not come to rest
 	downtime     string
 	stopping     bool
 	cutAt        time.Duration // when the route was last seen cut
-	// cancelStep ends a long step that the cluster data no longer wants;
-	// stepDB is the db that it is for.
+	// cancelStep ends a long step that the cluster data no longer wants: when
+	// it isn't stepFor any more.
 	cancelStep context.CancelFunc
-	stepDB     string
+	stepFor    aim
+}
+
+// aim is what a long step is for.
+type aim struct {
+	db, followed, address, port string
+	role                        cluster.Role
+	master                      bool
+}
+
+// aim of the cluster data as last seen.
+func (s shared) aim() aim {
+	db := s.db()
+	if db == nil {
+		return aim{}
+	}
+	a := aim{db: db.UID, role: db.Spec.Role, master: s.data.Cluster.Status.Master == db.UID}
+	if f := db.Spec.FollowConfig; f != nil {
+		a.followed = f.DBUID
+		if followed := s.data.DBs[f.DBUID]; followed != nil {
+			a.address, a.port = followed.Status.ListenAddress, followed.Status.Port
+		}
+	}
+	return a
 }
 
 // force is the list of synchronous standbys that the primary waits for.
@@ -101,8 +126,16 @@ type report struct {
 	look       postgresql.Look
 	sample     *postgresql.Sample // nil: not running, or no answer
 	inSync     []string
+	end        end
 	generation int64  // applied when the look began
 	dbUID      string // of the data directory then
+}
+
+// end is how far the data is known to reach.
+type end struct {
+	timeline uint64
+	position wal.LSN // at least
+	exact    bool    // and at most: it was a standby that gets WAL from nowhere
 }
 
 // New checks the options and loads the local state.
@@ -138,12 +171,14 @@ func New(o Options) (*Keeper, error) {
 		o: o, uid: l.keeper.UID, log: o.Log,
 		asking:       make(chan struct{}, 1),
 		publishing:   make(chan struct{}, 1),
+		reading:      make(chan struct{}, 1),
 		told:         map[string]string{},
 		wakeConverge: make(chan struct{}, 1),
 		wakeSample:   make(chan struct{}, 1),
 		wakePublish:  make(chan struct{}, 1),
 	}
 	k.local = l
+	k.applied.internalOnly = l.door.ClosedFor != "" && l.door.ClosedFor == l.db.UID
 	if err := k.metrics.register(o.Metrics); err != nil {
 		return nil, fmt.Errorf("keeper: metrics: %w", err)
 	}

@@ -49,9 +49,27 @@ func (k *Keeper) examine(ctx context.Context) (report, error) {
 			}
 			r.inSync = inSync(r.sample, s.force.floor)
 		}
+		r.end = s.report.end
+		if m := r.sample; m != nil {
+			conninfo, told := m.FileParameters["primary_conninfo"]
+			r.end = end{timeline: m.TimelineID, position: m.Position, exact: !m.Primary && !m.ReceiverUp && told && conninfo == ""}
+		}
 		s.report = r
 	})
+	if differs(before.report, r) {
+		wake(k.wakeConverge)
+		wake(k.wakePublish)
+	}
 	return r, nil
+}
+
+// differs: a is not just b at another position.
+func differs(a, b report) bool {
+	if a.look.PID != b.look.PID || a.look.Running != b.look.Running || (a.sample == nil) != (b.sample == nil) {
+		return true
+	}
+	return b.sample != nil && (a.sample.Primary != b.sample.Primary || a.sample.TimelineID != b.sample.TimelineID ||
+		a.sample.ReceiverUp != b.sample.ReceiverUp || a.sample.PendingRestart != b.sample.PendingRestart || !slices.Equal(a.inSync, b.inSync))
 }
 
 // inSync lists the standbys that hold all that was ever acknowledged: PostgreSQL
@@ -115,7 +133,10 @@ func (k *Keeper) sampleLoop(ctx context.Context) {
 // waits to hear of it.
 func (k *Keeper) expecting(r report) bool {
 	s := k.get()
-	if s.busy || s.data == nil || routeCut(s.data) {
+	if s.data == nil {
+		return false
+	}
+	if routeCut(s.data) {
 		return true
 	}
 	db := s.db()
@@ -186,7 +207,9 @@ func news(a, b cluster.KeeperInfo) bool {
 
 // info is what there is to publish.
 func (k *Keeper) info(s shared) cluster.KeeperInfo {
-	major, minor, err := k.o.Instance.Version(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), k.o.StoreTimeout)
+	defer cancel()
+	major, minor, err := k.o.Instance.Version(ctx)
 	if err != nil {
 		major, minor = 0, 0
 	}
@@ -252,6 +275,9 @@ func (k *Keeper) publish(ctx context.Context) error {
 			continue
 		}
 		err := k.put(ctx, s)
+		if errors.Is(err, store.ErrLeaseLost) {
+			continue // with a new one
+		}
 		if !errors.Is(err, store.ErrConflict) {
 			return err
 		}
@@ -285,25 +311,34 @@ func (k *Keeper) put(ctx context.Context, s shared) error {
 
 // leased is the lease of the info key.
 type leased struct {
-	lease store.Lease
-	ttl   time.Duration
+	lease   store.Lease
+	ttl     time.Duration
+	renewed time.Duration
 }
 
-// lease renews the lease of the info key, or grants one.
+// lease renews the lease of the info key, or grants one. News that come soon
+// after a heartbeat go without another renewal.
 func (k *Keeper) lease(ctx context.Context, ttl time.Duration) (store.Lease, error) {
-	if k.leaseOf.lease != nil && k.leaseOf.ttl == ttl {
-		err := k.leaseOf.lease.Renew(ctx)
+	l := &k.leaseOf
+	now := k.o.Clock()
+	if l.lease != nil && l.ttl == ttl {
+		if now-l.renewed < ttl/10 {
+			return l.lease, nil
+		}
+		err := l.lease.Renew(ctx)
 		if err == nil {
-			return k.leaseOf.lease, nil
+			l.renewed = now
+			return l.lease, nil
 		}
 		if !errors.Is(err, store.ErrLeaseLost) {
-			return nil, err
+			return nil, fmt.Errorf("renew the lease of the keeper info: %w", err)
 		}
+		l.lease = nil
 	}
-	l, err := k.o.Store.Grant(ctx, ttl)
+	lease, err := k.o.Store.Grant(ctx, ttl)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("grant a lease for the keeper info: %w", err)
 	}
-	k.leaseOf = leased{l, ttl}
-	return l, nil
+	*l = leased{lease, ttl, now}
+	return lease, nil
 }

@@ -15,6 +15,7 @@ const (
 	promotionFile   = "promotionstate"
 	followedFile    = "followedstate"
 	asideFile       = "asidestate"
+	doorFile        = "doorstate"
 )
 
 // keeperState is whom the data directory belongs to.
@@ -30,6 +31,7 @@ type promotion struct {
 	DB       string  `json:"db"`
 	Timeline uint64  `json:"timeline"` // that was left
 	Position wal.LSN `json:"position"`
+	Created  uint64  `json:"created"` // timeline; Timeline + 1 until known better
 }
 
 // followed is whom the standby was last pointed at.
@@ -37,12 +39,24 @@ type followed struct {
 	DB string `json:"db"` // followed DB UID
 }
 
-// aside is what is known of the data directory that was set aside.
+// aside is what is known of the data directory that is, or is about to be, set
+// aside for a copy.
 type aside struct {
+	DB       string  `json:"db"` // that the copy is for
 	SystemID string  `json:"systemID"`
 	Timeline uint64  `json:"timeline"`
-	Position wal.LSN `json:"position"`
-	Exact    bool    `json:"exact"` // Position is its end, not just a point before it
+	Position wal.LSN `json:"position"` // that it reaches at least
+	Exact    bool    `json:"exact"`    // and at most
+	// Checkpoint tells the old directory from the copy.
+	Checkpoint wal.LSN `json:"checkpoint"`
+	// Promotion is the last one that the data went through.
+	Promotion promotion `json:"promotion"`
+}
+
+// door is whether users are kept out of a primary that was started before its
+// synchronous standbys caught up; it must outlive a keeper that is killed then.
+type door struct {
+	ClosedFor string `json:"closedFor"` // DB UID, "" when it is open
 }
 
 // local is everything that survives the process.
@@ -52,6 +66,7 @@ type local struct {
 	promotion promotion
 	followed  followed
 	aside     aside
+	door      door
 }
 
 func loadLocal(f Files) (l local, err error) {
@@ -59,7 +74,7 @@ func loadLocal(f Files) (l local, err error) {
 		name string
 		into any
 	}{
-		{keeperStateFile, &l.keeper}, {dbStateFile, &l.db}, {promotionFile, &l.promotion}, {followedFile, &l.followed}, {asideFile, &l.aside},
+		{keeperStateFile, &l.keeper}, {dbStateFile, &l.db}, {promotionFile, &l.promotion}, {followedFile, &l.followed}, {asideFile, &l.aside}, {doorFile, &l.door},
 	} {
 		b, err := f.Load(x.name)
 		if err != nil {

@@ -30,8 +30,9 @@ func (k *Keeper) carryOut(ctx context.Context, in decide.In, step decide.Step) e
 	switch step.Kind {
 	case decide.Stop:
 		level := k.log.Info
-		if step.Alarm {
+		if step.Short {
 			level = k.log.Error
+			k.applied.short = step.DB.UID
 		}
 		level("stopping postgres", zap.String("why", step.Why))
 		return errors.Join(k.stop(ctx), k.forgotten())
@@ -40,14 +41,16 @@ func (k *Keeper) carryOut(ctx context.Context, in decide.In, step decide.Step) e
 	case decide.Resync:
 		return k.long(ctx, step, func(ctx context.Context) error { return k.resync(ctx, in, step) })
 	case decide.Start:
-		return k.start(ctx, in, step)
+		return k.start(ctx, step)
 	case decide.Promote:
-		return k.promote(ctx, in, step)
+		return k.long(ctx, step, func(ctx context.Context) error { return k.promote(ctx, in, step) })
 	case decide.Reload:
-		return k.reload(ctx, in, step)
+		return k.reload(ctx, in.Seen.Answers, step)
 	case decide.ChangeSlots:
 		k.changeSlots(ctx, step)
 		return nil
+	case decide.Note:
+		return k.note(ctx, in)
 	case decide.Restart:
 		return k.restart(ctx, step)
 	case decide.Record:
@@ -58,14 +61,21 @@ func (k *Keeper) carryOut(ctx context.Context, in decide.In, step decide.Step) e
 
 func (k *Keeper) forgotten() error { k.forget(); return nil }
 
+// errNoLongerWanted reports that a step was given up.
+var errNoLongerWanted = errors.New("the cluster data no longer asks for this step")
+
 // long runs a step that may take hours. It ends early when the cluster data no
 // longer wants it.
 func (k *Keeper) long(ctx context.Context, step decide.Step, do func(context.Context) error) error {
-	ctx, cancel := context.WithCancel(ctx)
+	stepCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	k.set(func(s *shared) { s.cancelStep, s.stepDB = cancel, step.DB.UID })
-	defer k.set(func(s *shared) { s.cancelStep, s.stepDB = nil, "" })
-	return do(ctx)
+	k.set(func(s *shared) { s.cancelStep, s.stepFor = cancel, s.aim() })
+	defer k.set(func(s *shared) { s.cancelStep, s.stepFor = nil, aim{} })
+	err := do(stepCtx)
+	if err != nil && stepCtx.Err() != nil && ctx.Err() == nil {
+		return errNoLongerWanted
+	}
+	return err
 }
 
 // saveDB changes dbstate, on disk first.
@@ -96,6 +106,9 @@ func (k *Keeper) initNew(ctx context.Context, step decide.Step) error {
 	if err := errors.Join(k.stop(ctx), k.forgotten()); err != nil {
 		return err
 	}
+	if err := errors.Join(k.savePromotion(promotion{}), k.saveFollowed(followed{})); err != nil {
+		return err
+	}
 	if err := k.o.Instance.SetAside(ctx); err != nil {
 		return err
 	}
@@ -119,7 +132,7 @@ func (k *Keeper) initNew(ctx context.Context, step decide.Step) error {
 		if err != nil {
 			return err
 		}
-		params = s.FileParameters
+		params = conf.Reported(s.FileParameters, step.DB.Spec.PGParameters)
 	}
 	if err := k.o.Instance.SetRoles(ctx, postgresql.Roles{
 		Superuser: k.o.Superuser.User, SuperuserPassword: k.o.Superuser.Password,
@@ -142,9 +155,11 @@ func (k *Keeper) ready(ctx context.Context) error {
 // resync makes the data directory a copy of the followed db's. The old one is
 // touched only once the new one is complete, but for a rewind.
 func (k *Keeper) resync(ctx context.Context, in decide.In, step decide.Step) error {
+	if step.Copied {
+		return k.copied(step)
+	}
 	followed := in.Data.DBs[step.FollowedDB]
 	k.log.Info("syncing from followed db", zap.String("db", step.DB.UID), zap.String("followed", step.FollowedDB), zap.String("keeper", followed.Spec.KeeperUID))
-	old := k.get()
 	if err := k.saveDB(func(s *decide.DBState) { *s = decide.DBState{UID: step.DB.UID, Initializing: true} }); err != nil {
 		return err
 	}
@@ -153,36 +168,40 @@ func (k *Keeper) resync(ctx context.Context, in decide.In, step decide.Step) err
 		User: k.o.Replication.User, Password: k.o.Replication.Password,
 		ApplicationName: conf.ApplicationName(step.DB.UID), Slot: conf.SlotName(step.DB.UID),
 	}
-	if step.Rewind && k.onlyCreator(ctx, in.Data.Cluster.UID, in.Seen.CheckpointTimeline) {
+	if step.Rewind {
 		done, err := k.rewind(ctx, step, from)
 		if done || ctx.Err() != nil {
 			return err
 		}
 	}
-	if !old.local.db.Initializing {
-		if err := k.noteAside(old); err != nil {
-			return err
+	swapped, err := k.noteAside(ctx, step.DB.UID)
+	if err != nil {
+		return err
+	}
+	if !swapped {
+		if err := k.o.Instance.BaseBackup(ctx, from, func(line string) {
+			k.log.Info("pg_basebackup", zap.String("progress", line))
+		}); err != nil {
+			return fmt.Errorf("base backup from %s:%s: %w", from.Host, from.Port, err)
 		}
 	}
-	if err := k.o.Instance.BaseBackup(ctx, from, func(line string) {
-		k.log.Info("pg_basebackup", zap.String("progress", line))
-	}); err != nil {
-		return fmt.Errorf("base backup from %s:%s: %w", from.Host, from.Port, err)
-	}
-	return k.copied(ctx, step)
+	k.applied.copied = step.DB.UID
+	return k.copied(step)
 }
 
-// copied starts the new copy for the first time and notes that it is complete.
-func (k *Keeper) copied(ctx context.Context, step decide.Step) error {
-	if err := k.savePromotion(promotion{}); err != nil {
-		return err
-	}
+// copied records that the data directory is a complete copy, made for the db.
+func (k *Keeper) copied(step decide.Step) error {
 	k.applied.asideDone = false
-	if err := k.launch(ctx, step); err != nil {
+	err := errors.Join(k.savePromotion(promotion{}), k.saveFollowed(followedBy(step)))
+	if err == nil {
+		err = k.saveDB(func(s *decide.DBState) { s.Initializing = false })
+	}
+	if err != nil {
 		return err
 	}
+	k.applied.copied = ""
 	k.log.Info("sync succeeded", zap.String("db", step.DB.UID))
-	return k.saveDB(func(s *decide.DBState) { s.Initializing = false })
+	return nil
 }
 
 // rewind tries to rewind instead of copying. It reports false when a copy is
@@ -195,7 +214,7 @@ func (k *Keeper) rewind(ctx context.Context, step decide.Step, from postgresql.S
 	}
 	if err := k.launch(ctx, step); err != nil {
 		k.log.Warn("postgres does not start after pg_rewind, copying everything", zap.Error(err))
-		return false, nil
+		return false, errors.Join(k.stop(ctx), k.forgotten())
 	}
 	// The WAL between the fork and now may be gone from the source.
 	if err := k.awaitStreaming(ctx); err != nil {
@@ -203,10 +222,7 @@ func (k *Keeper) rewind(ctx context.Context, step decide.Step, from postgresql.S
 		return false, errors.Join(k.stop(ctx), k.forgotten())
 	}
 	k.log.Info("pg_rewind succeeded", zap.String("db", step.DB.UID))
-	if err := k.savePromotion(promotion{}); err != nil {
-		return true, err
-	}
-	return true, k.saveDB(func(s *decide.DBState) { s.Initializing = false })
+	return true, k.copied(step)
 }
 
 func (k *Keeper) awaitStreaming(ctx context.Context) error {
@@ -231,28 +247,32 @@ func (k *Keeper) awaitStreaming(ctx context.Context) error {
 }
 
 // start starts the instance as what it shall be.
-func (k *Keeper) start(ctx context.Context, in decide.In, step decide.Step) error {
-	if step.Mode == decide.Standby && !k.mayFollow(ctx, in, step) {
-		return nil
-	}
+func (k *Keeper) start(ctx context.Context, step decide.Step) error {
 	k.log.Info("starting postgres", zap.String("db", step.DB.UID), zap.String("as", string(step.Mode)))
-	if err := k.launch(ctx, step); err != nil {
+	err := k.launch(ctx, step)
+	if err != nil && ctx.Err() == nil {
 		k.set(func(s *shared) { s.failedStarts++ })
-		return err
 	}
-	return nil
+	return err
 }
 
 // launch starts the instance with the step's configuration and gives it a
 // moment to take connections.
 func (k *Keeper) launch(ctx context.Context, step decide.Step) error {
 	k.forget()
+	k.set(func(s *shared) { s.report.end.exact = false })
+	closed := door{}
+	if step.InternalOnly && step.DB.Spec.SynchronousReplication {
+		closed.ClosedFor = step.DB.UID
+	}
+	if err := errors.Join(k.saveDoor(closed), k.saveFollowed(followedBy(step))); err != nil {
+		return err
+	}
 	if err := k.o.Instance.Start(ctx, step.Config, false); err != nil {
 		return err
 	}
 	config := step.Config
-	k.applied.config, k.applied.internalOnly = &config, step.InternalOnly
-	k.applied.started, k.applied.startedHere = k.o.Clock(), true
+	k.applied.config, k.applied.internalOnly, k.applied.starting = &config, step.InternalOnly, true
 	// A primary has had its list since before its first connection.
 	k.set(func(s *shared) {
 		s.force = force{epoch: s.force.epoch + 1, names: config.Parameters[syncNames], valid: step.Mode == decide.Primary}
@@ -261,9 +281,25 @@ func (k *Keeper) launch(ctx context.Context, step decide.Step) error {
 	rctx, cancel := context.WithTimeout(ctx, readyPause)
 	defer cancel()
 	if err := k.o.Instance.Ready(rctx); err != nil {
+		look, lookErr := k.o.Instance.Look(ctx)
+		if lookErr == nil && !look.Running {
+			k.forget()
+			return err
+		}
 		k.log.Debug("postgres does not take connections yet", zap.Error(err))
 	}
-	return k.noteFollowed(step)
+	return nil
+}
+
+func (k *Keeper) saveDoor(d door) error {
+	if k.get().local.door == d {
+		return nil
+	}
+	if err := save(k.o.Files, doorFile, d); err != nil {
+		return err
+	}
+	k.set(func(s *shared) { s.local.door = d })
+	return nil
 }
 
 func (k *Keeper) warnIgnored(step decide.Step) {
@@ -284,10 +320,20 @@ func (k *Keeper) promote(ctx context.Context, in decide.In, step decide.Step) er
 	if r.sample != nil {
 		p.Timeline, p.Position = r.sample.TimelineID, r.sample.Position
 	}
+	p.Created = p.Timeline + 1
 	if err := k.savePromotion(p); err != nil {
 		return err
 	}
-	k.noteCreator(ctx, in.Data.Cluster.UID, p.Timeline+1, step.DB.UID)
+	// Best told before, but never a reason to wait: it is told again before
+	// anybody is made to follow.
+	nctx, cancel := context.WithTimeout(ctx, min(k.o.StoreTimeout, time.Second))
+	err := k.noteCreator(nctx, in.Data.Cluster.UID, p.Created, step.DB.UID)
+	cancel()
+	if err != nil {
+		k.log.Warn("could not note who creates the timeline, trying again after the promotion", zap.Uint64("timeline", p.Created), zap.Error(err))
+	} else {
+		k.applied.noted = p.Created
+	}
 	k.log.Info("promoting to master", zap.String("db", step.DB.UID), zap.Stringer("lsn", p.Position), zap.Uint64("timeline", p.Timeline))
 	pctx, cancel := k.within(ctx, k.get().settings().ConvergenceTimeout.Duration)
 	defer cancel()
@@ -311,11 +357,12 @@ func (k *Keeper) savePromotion(p promotion) error {
 
 // reload gives the running instance the step's configuration, and returns once
 // it is in force (protocols.md K6).
-func (k *Keeper) reload(ctx context.Context, in decide.In, step decide.Step) error {
-	if step.Mode == decide.Standby && !k.mayFollow(ctx, in, step) {
-		return nil
-	}
+// An instance that takes no connections is only told.
+func (k *Keeper) reload(ctx context.Context, answers bool, step decide.Step) error {
 	k.tellReload(step)
+	if err := k.saveFollowed(followedBy(step)); err != nil {
+		return err
+	}
 	names := step.Config.Parameters[syncNames]
 	changes := k.applied.config == nil || k.applied.config.Parameters[syncNames] != names || step.Mode == decide.Primary && !k.get().force.valid
 	if changes {
@@ -323,6 +370,11 @@ func (k *Keeper) reload(ctx context.Context, in decide.In, step decide.Step) err
 	}
 	if err := k.o.Instance.Reload(ctx, step.Config); err != nil {
 		return err
+	}
+	if !answers {
+		config := decide.Unshown(step.Config)
+		k.applied.config = &config
+		return nil
 	}
 	if err := k.awaitShown(ctx, syncNames, names); err != nil {
 		return err
@@ -334,19 +386,23 @@ func (k *Keeper) reload(ctx context.Context, in decide.In, step decide.Step) err
 	}
 	config := step.Config
 	if k.applied.internalOnly && !step.InternalOnly {
-		k.log.Info("letting users in")
 		k.applied.endChecked = true
+		if err := k.saveDoor(door{}); err != nil {
+			return err
+		}
 	}
 	k.applied.config, k.applied.internalOnly = &config, step.InternalOnly
 	if changes && step.Mode == decide.Primary {
 		k.set(func(s *shared) { s.force = force{epoch: s.force.epoch + 1, names: names, valid: true} })
 	}
 	k.warnIgnored(step)
-	return k.noteFollowed(step)
+	return nil
 }
 
 func (k *Keeper) tellReload(step decide.Step) {
 	switch {
+	case k.applied.internalOnly && !step.InternalOnly:
+		k.log.Info("letting users in")
 	case k.applied.config == nil:
 		k.log.Info("reloading postgres instance", zap.String("why", step.Why))
 	case slices.Equal(k.applied.config.HBA, step.Config.HBA):
@@ -375,16 +431,19 @@ func (k *Keeper) awaitShown(ctx context.Context, name, want string) error {
 }
 
 func (k *Keeper) changeSlots(ctx context.Context, step decide.Step) {
+	k.applied.slotsFailed = 0
 	for _, name := range step.Drop {
 		if err := k.o.Instance.DropSlot(ctx, name); err != nil {
-			k.log.Warn("cannot drop replication slot", zap.String("slot", name), zap.Error(err))
+			k.tellOnce("slot "+name, err.Error(), zap.WarnLevel, "cannot drop replication slot", zap.String("slot", name), zap.Error(err))
+			k.applied.slotsFailed = k.o.Clock()
 			continue
 		}
 		k.log.Info("replication slot dropped", zap.String("slot", name))
 	}
 	for _, name := range step.Create {
 		if err := k.o.Instance.CreateSlot(ctx, name); err != nil {
-			k.log.Error("cannot create replication slot", zap.String("slot", name), zap.Error(err))
+			k.tellOnce("slot "+name, err.Error(), zap.ErrorLevel, "cannot create replication slot", zap.String("slot", name), zap.Error(err))
+			k.applied.slotsFailed = k.o.Clock()
 			continue
 		}
 		k.log.Info("replication slot created", zap.String("slot", name))
@@ -430,18 +489,36 @@ func (k *Keeper) followedReport(ctx context.Context, in decide.In) (*cluster.Pos
 	return info.PostgresState, nil
 }
 
-// noteAside notes how far the data reaches that is about to be set aside.
-func (k *Keeper) noteAside(s shared) error {
-	look := s.report.look
-	a := aside{SystemID: look.SystemID, Timeline: look.CheckpointTimeline, Position: look.Checkpoint, Exact: look.State == postgresql.ShutDown}
-	if !look.Initialized {
-		a = aside{}
+// noteAside notes how far the data reaches that is about to be set aside for
+// the db's copy. It reports true when that has happened already: the data
+// directory is no longer the one that was noted, so it is the complete copy.
+func (k *Keeper) noteAside(ctx context.Context, dbUID string) (swapped bool, err error) {
+	look, err := k.o.Instance.Look(ctx)
+	if err != nil {
+		return false, err
+	}
+	s := k.get()
+	was := s.local.aside
+	if was.DB == dbUID && look.Initialized && (was.SystemID != look.SystemID || was.Timeline != look.CheckpointTimeline || was.Checkpoint != look.Checkpoint) {
+		return true, nil
+	}
+	a := aside{DB: dbUID}
+	if look.Initialized {
+		a.Promotion = s.local.promotion
+		a.SystemID, a.Timeline, a.Checkpoint = look.SystemID, look.CheckpointTimeline, look.Checkpoint
+		a.Position, a.Exact = look.Checkpoint, look.State == postgresql.ShutDown
+		if e := s.report.end; e.timeline == a.Timeline && e.position > a.Position {
+			a.Position, a.Exact = e.position, e.exact
+		}
+	}
+	if a == was {
+		return false, nil
 	}
 	if err := save(k.o.Files, asideFile, a); err != nil {
-		return err
+		return false, err
 	}
 	k.set(func(s *shared) { s.local.aside = a })
-	return nil
+	return false, nil
 }
 
 // tidyAside removes the old data directory once the new copy streams, if
@@ -452,14 +529,28 @@ func (k *Keeper) tidyAside(ctx context.Context, in decide.In) error {
 	if k.applied.asideDone || !r.look.Aside || r.sample == nil || !r.sample.ReceiverUp {
 		return nil
 	}
-	k.applied.asideDone = true
 	a := s.local.aside
-	if a.SystemID == r.sample.SystemID && a.Exact && (a.Position <= leftAt(r.sample, a.Timeline)) {
-		k.log.Info("removing the old data directory", zap.String("why", "it holds nothing that the cluster has not"))
-		return k.o.Instance.DropAside(ctx)
+	left := leftAt(r.sample, a.Timeline)
+	known := a.SystemID == r.sample.SystemID && a.Exact && a.Position <= left
+	if known {
+		// A timeline that two may have created tells nothing by its number.
+		apart, err := k.ambiguous(ctx, in.Data.Cluster.UID, a.Timeline, a.Timeline, a.Promotion)
+		if err != nil {
+			return err
+		}
+		known = !apart
 	}
-	k.log.Warn("keeping the old data directory: it may hold transactions that the cluster has not. Remove it when nobody needs them",
-		zap.String("directory", k.o.DataDir+"/postgres.aside"), zap.Uint64("timeline", a.Timeline), zap.Stringer("lsn", a.Position), zap.Stringer("fork", leftAt(r.sample, a.Timeline)))
+	if known {
+		if err := k.o.Instance.DropAside(ctx); err != nil {
+			return err
+		}
+		k.log.Info("old data directory removed", zap.String("why", "it holds nothing that the cluster has not"))
+	} else {
+		k.log.Warn("keeping the old data directory: it may hold transactions that the cluster has not. Remove it when nobody needs them",
+			zap.String("directory", k.o.DataDir+"/postgres.aside"), zap.Uint64("timeline", a.Timeline), zap.Stringer("lsn", a.Position),
+			zap.Stringer("fork", left), zap.Uint64("bytes", uint64(a.Position-min(left, a.Position))))
+	}
+	k.applied.asideDone = true
 	return nil
 }
 
@@ -481,80 +572,121 @@ func (k *Keeper) creators(clusterUID string, timeline uint64) string {
 	return k.o.Store.ExtKey("timelines/" + clusterUID + "/" + strconv.FormatUint(timeline, 10))
 }
 
-// noteCreator adds the db to those that may have created the timeline. It is
-// for others to be careful by, never a reason to wait.
-func (k *Keeper) noteCreator(ctx context.Context, clusterUID string, timeline uint64, dbUID string) {
-	ctx, cancel := context.WithTimeout(ctx, min(k.o.StoreTimeout, time.Second))
-	defer cancel()
-	key := k.creators(clusterUID, timeline)
-	for {
-		list, revision, err := k.readCreators(ctx, key)
-		if err == nil && !slices.Contains(list, dbUID) {
-			_, err = k.o.Store.Commit(ctx, []store.Condition{{Key: key, Revision: revision}}, []store.Op{{Key: key, Value: store.Encode(append(list, dbUID))}})
-		}
-		if !errors.Is(err, store.ErrConflict) {
-			if err != nil {
-				k.log.Warn("could not note who creates the timeline", zap.Uint64("timeline", timeline), zap.Error(err))
-			}
-			return
-		}
-	}
-}
-
-func (k *Keeper) readCreators(ctx context.Context, key string) (list []string, revision int64, err error) {
-	kv, err := k.o.Store.Get(ctx, key)
-	if err != nil || kv == nil {
-		return nil, 0, err
-	}
-	if err := json.Unmarshal(kv.Value, &list); err != nil {
-		return nil, kv.Revision, fmt.Errorf("%s: %w", key, err)
-	}
-	return list, kv.Revision, nil
-}
-
-// onlyCreator reports that at most one db can have created the timeline, so
-// its number tells what it holds. When that can't be found out, it is not so.
-func (k *Keeper) onlyCreator(ctx context.Context, clusterUID string, timeline uint64) bool {
-	if timeline <= 1 {
-		return true
-	}
+// note tells the cluster which timeline the running primary created, if that
+// was not told before its promotion or turned out to be another.
+func (k *Keeper) note(ctx context.Context, in decide.In) error {
 	ctx, cancel := context.WithTimeout(ctx, k.o.StoreTimeout)
 	defer cancel()
-	list, _, err := k.readCreators(ctx, k.creators(clusterUID, timeline))
-	return err == nil && len(list) <= 1
+	if p := k.get().local.promotion; p.Created != in.Seen.Timeline {
+		p.Created = in.Seen.Timeline
+		if err := k.savePromotion(p); err != nil {
+			return err
+		}
+	}
+	if err := k.noteCreator(ctx, in.Data.Cluster.UID, in.Seen.Timeline, in.Own.Promoted); err != nil {
+		return fmt.Errorf("note who created timeline %d: %w", in.Seen.Timeline, err)
+	}
+	k.applied.noted = in.Seen.Timeline
+	return nil
 }
 
-// mayFollow reports whether the standby may stream from the db that it is now
-// pointed at. Where two dbs may have created the timeline that it is on, its
-// own and the new one's may differ though nothing shows it: a full copy is
-// needed, and the sentinel is told so (protocols.md K7).
-func (k *Keeper) mayFollow(ctx context.Context, in decide.In, step decide.Step) bool {
-	f := step.DB.Spec.FollowConfig
-	s := k.get()
-	if f == nil || s.local.followed.DB == "" || s.local.followed.DB == f.DBUID {
-		return true
+// noteCreator adds the db to those that may have created the timeline.
+func (k *Keeper) noteCreator(ctx context.Context, clusterUID string, timeline uint64, dbUID string) error {
+	key := k.creators(clusterUID, timeline)
+	for {
+		kv, err := k.o.Store.Get(ctx, key)
+		if err != nil {
+			return err
+		}
+		list, revision := []string{}, int64(0)
+		if kv != nil {
+			list, revision = decodeCreators(kv.Value), kv.Revision
+		}
+		if slices.Contains(list, dbUID) {
+			return nil
+		}
+		_, err = k.o.Store.Commit(ctx, []store.Condition{{Key: key, Revision: revision}}, []store.Op{{Key: key, Value: store.Encode(append(list, dbUID))}})
+		if !errors.Is(err, store.ErrConflict) {
+			return err
+		}
 	}
-	timeline := in.Seen.CheckpointTimeline
-	if s.report.sample != nil {
-		timeline = s.report.sample.TimelineID
-	}
-	if k.onlyCreator(ctx, in.Data.Cluster.UID, timeline) {
-		return true
-	}
-	if !s.forked {
-		k.log.Error("not following: two dbs may have created our timeline, a full copy is needed", zap.String("followed", f.DBUID), zap.Uint64("timeline", timeline))
-		k.set(func(s *shared) { s.forked = true })
-	}
-	return false
 }
 
-// noteFollowed remembers whom the standby was pointed at.
-func (k *Keeper) noteFollowed(step decide.Step) error {
-	f := followed{}
+// decodeCreators reads a list of creators; what can't be read stands for some
+// unknown one.
+func decodeCreators(value []byte) []string {
+	var list []string
+	if err := json.Unmarshal(value, &list); err != nil {
+		return []string{"unknown"}
+	}
+	return list
+}
+
+// apart tells whether the data here and the followed db's may be different
+// histories under one timeline number (protocols.md K7).
+//
+// The rule: a db that is promoted adds itself to the timeline's list before its
+// keeper records the generation, and the sentinel makes nobody follow a master
+// before that. So whoever is told to follow finds both names on the list, or
+// the timeline has one creator.
+func (k *Keeper) apart(ctx context.Context, in decide.In) (bool, error) {
+	if in.Data == nil || !in.Seen.Initialized {
+		return false, nil
+	}
+	db := in.Data.DBOf(k.uid)
+	if db == nil || db.Spec.FollowConfig == nil {
+		return false, nil
+	}
+	followed := in.Data.DBs[db.Spec.FollowConfig.DBUID]
+	copying := db.UID != in.Own.State.UID || in.Own.State.Initializing
+	if followed == nil || !copying && (in.Own.Followed == "" || in.Own.Followed == followed.UID) {
+		return false, nil
+	}
+	from, to := in.Seen.Timeline, in.Seen.Timeline
+	if !in.Seen.Answers {
+		// Its last timeline may be a later one, and only those matter that the
+		// followed db has too.
+		theirs := followed.Status.TimelineID
+		if in.Followed != nil && in.Followed.UID == followed.UID && in.Followed.Healthy {
+			theirs = in.Followed.TimelineID
+		}
+		from, to = min(from, theirs), max(to, theirs)
+	}
+	return k.ambiguous(ctx, in.Data.Cluster.UID, from, to, k.get().local.promotion)
+}
+
+// ambiguous reports whether one of the timelines may have been created by more
+// than one db, or by another than the one that this data directory was when it
+// created it.
+func (k *Keeper) ambiguous(ctx context.Context, clusterUID string, from, to uint64, own promotion) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, k.o.StoreTimeout)
+	defer cancel()
+	for timeline := max(from, 2); timeline <= to; timeline++ {
+		kv, err := k.o.Store.Get(ctx, k.creators(clusterUID, timeline))
+		if err != nil {
+			return false, fmt.Errorf("read who created timeline %d: %w", timeline, err)
+		}
+		var list []string
+		if kv != nil {
+			list = decodeCreators(kv.Value)
+		}
+		if len(list) > 1 || own.DB != "" && own.Created == timeline && !slices.Equal(list, []string{own.DB}) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// followedBy is whom the step's configuration makes the instance follow.
+func followedBy(step decide.Step) followed {
 	if step.Mode == decide.Standby && step.DB.Spec.FollowConfig != nil {
-		f.DB = step.DB.Spec.FollowConfig.DBUID
+		return followed{DB: step.DB.Spec.FollowConfig.DBUID}
 	}
-	k.set(func(s *shared) { s.forked = false })
+	return followed{}
+}
+
+// saveFollowed remembers whom the standby is pointed at, before it is.
+func (k *Keeper) saveFollowed(f followed) error {
 	if k.get().local.followed == f {
 		return nil
 	}

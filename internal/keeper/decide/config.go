@@ -93,6 +93,9 @@ func (in In) follow(db *cluster.DB) *conf.Recovery {
 		return r
 	}
 	followed := in.Data.DBs[f.DBUID]
+	if followed.Status.ListenAddress == "" {
+		return r // without a host it would be this very instance
+	}
 	r.PrimaryConninfo = conf.Primary{
 		Host: followed.Status.ListenAddress, Port: followed.Status.Port,
 		User: in.Own.Replication.User, Password: in.Own.Replication.Password,

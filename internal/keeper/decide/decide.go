@@ -7,6 +7,7 @@ package decide
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"stolon/internal/cluster"
@@ -28,9 +29,11 @@ type Seen struct {
 	SystemID      string
 	Running       bool
 	StandbySignal bool // the data directory is a standby's
-	// Checkpoint is pg_control's last one, with its timeline.
-	Checkpoint         wal.LSN
-	CheckpointTimeline uint64
+	// Checkpoint is pg_control's last one.
+	Checkpoint wal.LSN
+	// Timeline that the data is on; where the instance doesn't answer, that of
+	// Checkpoint, which may be an earlier one.
+	Timeline uint64
 	// Answers: the instance was sampled; what follows is from that.
 	Answers        bool
 	Primary        bool
@@ -61,9 +64,16 @@ type Own struct {
 	InternalOnly bool
 	// EndChecked: the position after a start was compared with the recorded one.
 	EndChecked bool
-	// OwnFork: the data directory made its last timeline itself, by a
-	// promotion that the cluster asked for.
-	OwnFork bool
+	// Short is the DB that was found to end before what it had reported.
+	Short string
+	// Promoted is the DB as which the data directory was last promoted, "" for
+	// none; Noted is the timeline that the cluster knows it to have created.
+	Promoted string
+	Noted    uint64
+	// Followed is the DB that the standby was last pointed at; "": unknown.
+	Followed string
+	// Copied: the copy for a resync is complete and in place.
+	Copied bool
 	Setup
 }
 
@@ -75,6 +85,11 @@ type In struct {
 	// Followed is the last report of the followed DB's keeper, nil when it is
 	// not known; only looked at before a copy.
 	Followed *cluster.PostgresState
+	// Apart: two DBs may have created the last timeline that the data here and
+	// the followed DB's have in common, so they may be different histories
+	// under one number (protocols.md K7). Only looked at before a copy and
+	// before another DB is followed.
+	Apart bool
 }
 
 // Kind is what a step does.
@@ -83,6 +98,7 @@ type Kind string
 const (
 	None        Kind = "none"    // all is as it should be, or nothing may be done
 	Wait        Kind = "wait"    // something under way has to come about first
+	Refuse      Kind = "refuse"  // nothing may be done, and an operator must act or a new copy is needed
 	Stop        Kind = "stop"    // stop the instance
 	InitNew     Kind = "initdb"  // make a new data directory
 	Resync      Kind = "resync"  // copy the followed DB
@@ -91,6 +107,7 @@ const (
 	Reload      Kind = "reload"  // give the running instance Config
 	ChangeSlots Kind = "slots"
 	Restart     Kind = "restart" // for parameters that need it
+	Note        Kind = "note"    // tell the cluster which timeline the db created
 	Record      Kind = "record"  // Generation is applied
 )
 
@@ -98,8 +115,10 @@ const (
 type Step struct {
 	Kind Kind
 	Why  string
-	// Alarm: an operator must act.
-	Alarm bool
+	// Short: the data ends before what the db had reported (a Stop's).
+	Short bool
+	// Forked: the standby can't follow; it needs a new copy (a Refuse's).
+	Forked bool
 
 	DB           *cluster.DB // that the step is for
 	Mode         Mode
@@ -109,6 +128,7 @@ type Step struct {
 	// checkpoint (protocols.md K6).
 	Checkpoint bool
 	Rewind     bool   // try pg_rewind first
+	Copied     bool   // nothing to copy any more
 	FollowedDB string // of a Resync
 	Create     []string
 	Drop       []string
@@ -144,14 +164,14 @@ func Next(in In) Step {
 		return in.gate(db)
 	}
 	if db.UID == in.Own.State.UID && db.Generation < in.Own.State.Generation {
-		return Step{Kind: None, Alarm: true, Why: fmt.Sprintf(
+		return Step{Kind: Refuse, Why: fmt.Sprintf(
 			"the store holds generation %d of db %s, generation %d is applied already: was the store restored from a backup?", db.Generation, db.UID, in.Own.State.Generation)}
 	}
 	if db.UID != in.Own.State.UID || in.Own.State.Initializing {
 		return in.initialise(db)
 	}
 	if !in.Seen.Initialized {
-		return Step{Kind: None, Alarm: true, Why: "the data directory of db " + db.UID + " is gone or not complete"}
+		return Step{Kind: Refuse, Why: "the data directory of db " + db.UID + " is gone or not complete"}
 	}
 	switch mode := in.mode(db); mode {
 	case Primary:
@@ -166,7 +186,7 @@ func (in In) stopIfRunning(why, alarm string) Step {
 		return Step{Kind: Stop, Why: why}
 	}
 	if alarm != "" {
-		return Step{Kind: None, Alarm: true, Why: alarm}
+		return Step{Kind: Refuse, Why: alarm}
 	}
 	return Step{Kind: None, Why: why}
 }
@@ -181,7 +201,7 @@ func (in In) gate(db *cluster.DB) Step {
 	if in.Seen.Running && in.isPrimary() && in.mode(db) != Primary {
 		return Step{Kind: Stop, Why: "it runs as a primary and the cluster has another master"}
 	}
-	return Step{Kind: Wait, Why: "waiting for the leading sentinel to record this keeper process"}
+	return Step{Kind: None, Why: "waiting for the leading sentinel to record this keeper process"}
 }
 
 // isPrimary tells what runs; without an answer by its files.
@@ -219,41 +239,54 @@ func (in In) initialise(db *cluster.DB) Step {
 // resync copies the followed db, unless the data here is the better copy.
 func (in In) resync(db *cluster.DB) Step {
 	f := db.Spec.FollowConfig
-	if f == nil || f.Type != cluster.FollowInternal || in.Data.DBs[f.DBUID] == nil {
-		return Step{Kind: None, Why: "the db to copy is not in the cluster data", Alarm: true}
+	if f == nil || f.Type != cluster.FollowInternal || in.Data.DBs[f.DBUID] == nil || in.Data.DBs[f.DBUID].Status.ListenAddress == "" {
+		return Step{Kind: Refuse, Why: "the db to copy is not in the cluster data or has no address"}
+	}
+	followed := in.Data.DBs[f.DBUID]
+	step := Step{
+		Kind: Resync, DB: db, Mode: Standby, Config: in.Config(db, Standby, false), FollowedDB: f.DBUID,
+		Why: "db " + db.UID + " is to be copied from db " + f.DBUID,
+	}
+	if in.Own.Copied {
+		step.Copied = true
+		return step
 	}
 	if in.Seen.Running {
 		return Step{Kind: Stop, Why: "it is to be copied anew for db " + db.UID}
 	}
-	if why := in.ahead(in.Data.DBs[f.DBUID]); why != "" {
-		return Step{Kind: None, Alarm: true, Why: why}
+	if why := in.ahead(followed); why != "" {
+		return Step{Kind: Refuse, Why: why}
 	}
-	followed := in.Data.DBs[f.DBUID]
-	return Step{
-		Kind: Resync, DB: db, Mode: Standby, Config: in.Config(db, Standby, false), FollowedDB: f.DBUID,
-		Rewind: db.Spec.UsePgrewind && in.Own.Superuser.Password != "" && in.Seen.Initialized && !in.Own.State.Initializing &&
-			in.Seen.SystemID == followed.Status.SystemID && in.Seen.CheckpointTimeline < followed.Status.TimelineID,
-		Why: "db " + db.UID + " is to be copied from db " + f.DBUID,
+	timeline, _ := in.followedAt(followed)
+	step.Rewind = db.Spec.UsePgrewind && in.Own.Superuser.Password != "" && !in.Apart &&
+		in.Seen.Initialized && !in.Own.State.Initializing &&
+		in.Seen.SystemID == followed.Status.SystemID && in.Seen.Timeline < timeline
+	return step
+}
+
+// followedAt returns where the followed db was last seen.
+func (in In) followedAt(followed *cluster.DB) (timeline uint64, position wal.LSN) {
+	if r := in.Followed; r != nil && r.UID == followed.UID && r.Healthy {
+		return r.TimelineID, wal.LSN(r.XLogPos)
 	}
+	return followed.Status.TimelineID, wal.LSN(followed.Status.XLogPos)
 }
 
 // ahead tells why the data here must not be replaced by a copy of followed: it
 // is the same history and further on, so the store is not of this cluster's
-// present (protocols.md K9). A fork that the cluster itself asked for is none.
+// present (protocols.md K9). What lies beyond a fork that the cluster asked
+// for is another history.
 func (in In) ahead(followed *cluster.DB) string {
 	s := in.Seen
-	if !s.Initialized || in.Own.State.Initializing || in.Own.OwnFork || s.SystemID == "" || s.SystemID != followed.Status.SystemID {
+	if !s.Initialized || in.Apart || s.SystemID == "" || s.SystemID != followed.Status.SystemID {
 		return ""
 	}
-	timeline, position := followed.Status.TimelineID, wal.LSN(followed.Status.XLogPos)
-	if in.Followed != nil && in.Followed.UID == followed.UID && in.Followed.Healthy {
-		timeline, position = in.Followed.TimelineID, wal.LSN(in.Followed.XLogPos)
-	}
-	if timeline > s.CheckpointTimeline || timeline == s.CheckpointTimeline && position >= s.Checkpoint {
+	timeline, position := in.followedAt(followed)
+	if timeline > s.Timeline || timeline == s.Timeline && position >= s.Checkpoint {
 		return ""
 	}
-	return fmt.Sprintf("the data here (timeline %d, at least %s) is ahead of db %s (timeline %d, %s) which it shall be replaced by: "+
-		"was the store restored or swapped? Move %s/postgres away to go on", s.CheckpointTimeline, s.Checkpoint, followed.UID, timeline, position, in.Own.DataDir)
+	return fmt.Sprintf("the data here (timeline %d, at least %s) is ahead of db %s that it shall be replaced by a copy of: "+
+		"was the store restored or swapped? To go on all the same, move %s/postgres away", s.Timeline, s.Checkpoint, followed.UID, in.Own.DataDir)
 }
 
 // primary brings about a running primary.
@@ -262,6 +295,9 @@ func (in In) primary(db *cluster.DB) Step {
 		if in.Seen.StandbySignal {
 			// A standby's data becomes a primary's by promotion only.
 			return Step{Kind: Start, DB: db, Mode: Parked, Config: in.Config(db, Parked, false), Why: "elected master, to be promoted"}
+		}
+		if in.Own.Short == db.UID {
+			return Step{Kind: Refuse, Why: "the data of db " + db.UID + " ends before what it had reported: its disk was swapped or restored"}
 		}
 		return Step{Kind: Start, DB: db, Mode: Primary, Config: in.Config(db, Primary, true), InternalOnly: true, Why: "master"}
 	}
@@ -272,8 +308,8 @@ func (in In) primary(db *cluster.DB) Step {
 		return in.promote(db)
 	}
 	if in.Own.InternalOnly && !in.Own.EndChecked && in.Seen.Position < wal.LSN(db.Status.XLogPos) {
-		return Step{Kind: Stop, Alarm: true, Why: fmt.Sprintf("db %s ends at %s, but had reached %s before: its disk was swapped or restored",
-			db.UID, in.Seen.Position, wal.LSN(db.Status.XLogPos))}
+		// Nobody was let in yet (protocols.md K14).
+		return Step{Kind: Stop, Short: true, DB: db, Why: fmt.Sprintf("it ends at %s, but had reported %s", in.Seen.Position, wal.LSN(db.Status.XLogPos))}
 	}
 	keepOut := in.Own.InternalOnly && !in.caughtUp(db)
 	if step, ok := in.reload(db, Primary, keepOut); ok {
@@ -281,6 +317,11 @@ func (in In) primary(db *cluster.DB) Step {
 	}
 	if step, ok := in.slots(db); ok {
 		return step
+	}
+	// Before anybody can be told to follow: what is recorded is what makes the
+	// sentinel do that.
+	if in.Own.Promoted == db.UID && in.Own.Noted != in.Seen.Timeline {
+		return Step{Kind: Note, DB: db, Why: fmt.Sprintf("timeline %d was created by this db", in.Seen.Timeline)}
 	}
 	if step, ok := in.settle(db); ok {
 		return step
@@ -295,10 +336,31 @@ func (in In) primary(db *cluster.DB) Step {
 // whom it must wait for is one that nobody can confirm, or empty without
 // synchronous replication (protocols.md K5).
 func (in In) promote(db *cluster.DB) Step {
-	if in.Own.Applied == nil || in.Own.Applied.Parameters[syncNames] != in.standbySyncNames() {
-		return Step{Kind: Reload, DB: db, Mode: Parked, Config: in.Config(db, Parked, false), Why: "before promotion"}
+	if a := in.Own.Applied; a == nil || !shown(a) || a.Parameters[syncNames] != in.standbySyncNames() {
+		config := in.Config(db, Parked, false)
+		return Step{Kind: Reload, DB: db, Mode: Parked, Config: config, Checkpoint: in.needsCheckpoint(config), Why: "before promotion"}
 	}
 	return Step{Kind: Promote, DB: db, Mode: Primary, Why: "elected master"}
+}
+
+// needsCheckpoint: only then has everybody seen that somebody is to be waited
+// for (protocols.md K6).
+func (in In) needsCheckpoint(want conf.Config) bool {
+	return want.Parameters[syncNames] != "" && (in.Own.Applied == nil || in.Own.Applied.Parameters[syncNames] == "")
+}
+
+// shown: the configuration is known to be in force, not just written.
+func shown(c *conf.Config) bool {
+	_, ok := c.Parameters[syncNames]
+	return ok
+}
+
+// Unshown is config as it is remembered when the instance was told of it while
+// it took no connections.
+func Unshown(config conf.Config) conf.Config {
+	config.Parameters = maps.Clone(config.Parameters)
+	delete(config.Parameters, syncNames)
+	return config
 }
 
 // caughtUp: everybody in the list has all that was written before the start.
@@ -312,16 +374,19 @@ func (in In) caughtUp(db *cluster.DB) bool {
 // standby brings about a running standby, or a parked master.
 func (in In) standby(db *cluster.DB, mode Mode) Step {
 	config := in.Config(db, mode, false)
-	if mode == Standby && config.Recovery.PrimaryConninfo == "" && in.Seen.Running && !in.isPrimary() && in.Own.Applied != nil {
-		return Step{Kind: None, Alarm: true, Why: "the db to follow is not in the cluster data"}
-	}
+	f := db.Spec.FollowConfig
 	switch {
-	case !in.Seen.Running && mode == Standby && !in.Seen.StandbySignal && in.Own.State.Generation > 0:
-		return Step{Kind: None, Alarm: true, Why: "cannot move from master role to standby role"}
+	case in.Seen.Running && in.isPrimary():
+		return Step{Kind: Stop, Why: "it runs as a primary and the cluster has another master"}
+	case mode == Standby && !in.Seen.StandbySignal && in.Own.State.Generation > 0:
+		return Step{Kind: Refuse, Why: "cannot move from master role to standby role"}
+	case mode == Standby && config.Recovery.PrimaryConninfo == "" && in.Seen.Running:
+		return Step{Kind: Refuse, Why: "the db to follow is not in the cluster data or has no address"}
+	case mode == Standby && f != nil && in.Own.Followed != "" && in.Own.Followed != f.DBUID && in.Apart:
+		return Step{Kind: Refuse, Forked: true, Why: fmt.Sprintf(
+			"not following db %s: two dbs may have created timeline %d, a new copy is needed", f.DBUID, in.Seen.Timeline)}
 	case !in.Seen.Running:
 		return Step{Kind: Start, DB: db, Mode: mode, Config: config, Why: string(mode)}
-	case in.isPrimary():
-		return Step{Kind: Stop, Why: "it runs as a primary and the cluster has another master"}
 	}
 	if step, ok := in.reload(db, mode, false); ok {
 		return step
@@ -338,20 +403,23 @@ func (in In) standby(db *cluster.DB, mode Mode) Step {
 	return Step{Kind: None}
 }
 
-// reload gives the instance its configuration if it doesn't have it.
+// reload gives the instance its configuration if it doesn't have it. One that
+// takes no connections yet may need it to get there.
 func (in In) reload(db *cluster.DB, mode Mode, keepOut bool) (Step, bool) {
 	want := in.Config(db, mode, keepOut)
-	if in.Own.Applied != nil && same(*in.Own.Applied, want) && in.Own.InternalOnly == keepOut {
+	a := in.Own.Applied
+	if a != nil && !shown(a) && !in.Seen.Answers {
+		if same(*a, Unshown(want)) {
+			return Step{}, false
+		}
+	} else if a != nil && same(*a, want) && in.Own.InternalOnly == keepOut {
 		return Step{}, false
 	}
 	why := "the configuration in force is not known"
-	checkpoint := mode == Primary && want.Parameters[syncNames] != ""
-	if a := in.Own.Applied; a != nil {
+	if a != nil {
 		why = whatDiffers(*a, want)
-		// Only a list that replaces an empty one needs the checkpoint.
-		checkpoint = checkpoint && a.Parameters[syncNames] == ""
 	}
-	return Step{Kind: Reload, DB: db, Mode: mode, Config: want, InternalOnly: keepOut, Checkpoint: checkpoint, Why: why}, true
+	return Step{Kind: Reload, DB: db, Mode: mode, Config: want, InternalOnly: keepOut, Checkpoint: in.needsCheckpoint(want), Why: why}, true
 }
 
 // slots makes and drops the slots of stolon's; others are never touched.
