@@ -165,16 +165,16 @@ func parseEndpoints(s string) (endpoints []string, https bool, err error) {
 		if !strings.Contains(item, "://") {
 			item = "http://" + item
 		}
+		if strings.Contains(item, "@") {
+			// The item is not shown: it holds a password.
+			return nil, false, errors.New("--store-endpoints: user and password in an endpoint are not supported")
+		}
 		u, err := url.Parse(item)
 		if err != nil {
 			return nil, false, fmt.Errorf("--store-endpoints: %w", err)
 		}
 		if u.Scheme != "http" && u.Scheme != "https" {
 			return nil, false, errors.New("endpoints scheme must be http or https")
-		}
-		if u.User != nil {
-			// Not shown: it is a password.
-			return nil, false, fmt.Errorf("--store-endpoints: user and password in an endpoint are not supported (host %s)", u.Host)
 		}
 		if _, port, err := net.SplitHostPort(u.Host); err != nil || port == "" || u.Hostname() == "" {
 			return nil, false, fmt.Errorf("--store-endpoints: %q is not host:port, http://host:port or https://host:port", item)
