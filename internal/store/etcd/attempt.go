@@ -136,7 +136,7 @@ func reason(cause error) string {
 			return ""
 		}
 	}
-	for _, noise := range []string{"latest balancer error: ", `connection error: desc = "transport: `} {
+	for _, noise := range []string{"latest balancer error: ", `connection error: desc = "`, "transport: "} {
 		if _, rest, ok := strings.Cut(text, noise); ok {
 			text = rest
 		}
