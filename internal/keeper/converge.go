@@ -166,6 +166,7 @@ func (k *Keeper) look(ctx context.Context) (decide.In, error) {
 	if s := r.sample; s != nil {
 		seen.Answers, seen.Primary, seen.Position, seen.Timeline = true, s.Primary, s.Position, s.TimelineID
 		seen.ReceiverUp, seen.PendingRestart, seen.InSync = s.ReceiverUp, s.PendingRestart, r.inSync
+		seen.TargetTimeline = s.FileParameters["recovery_target_timeline"]
 		seen.Slots = k.slots(ctx)
 		k.applied.starting = false
 		k.set(func(s *shared) { s.failedStarts = 0 })

@@ -48,6 +48,22 @@ func (in In) Config(db *cluster.DB, mode Mode, keepOut bool) conf.Config {
 	return c
 }
 
+// steady is config with the recovery_target_timeline that the running instance
+// has: a primary has no use for it, but to change it would ask for a restart.
+func (in In) steady(config conf.Config) conf.Config {
+	target := in.Seen.TargetTimeline
+	switch {
+	case target == "":
+	case config.Recovery != nil:
+		r := *config.Recovery
+		r.TargetTimeline = target
+		config.Recovery = &r
+	default:
+		config.Parameters["recovery_target_timeline"] = target // the map is the caller's own
+	}
+	return config
+}
+
 // Ignored lists the user's parameters that are not given to PostgreSQL.
 func (in In) Ignored(db *cluster.DB) []conf.Warning {
 	_, warnings := conf.Parameters(in.parameters(db, in.Data.Cluster.Spec.Settings(), ""))

@@ -40,6 +40,9 @@ type Seen struct {
 	Position       wal.LSN
 	ReceiverUp     bool
 	PendingRestart bool
+	// TargetTimeline is recovery_target_timeline in the configuration files, ""
+	// when it isn't there.
+	TargetTimeline string
 	InSync         []string // DB UIDs of standbys proven in sync with the list in force
 	Slots          []Slot   // nil: not asked
 }
@@ -337,7 +340,7 @@ func (in In) primary(db *cluster.DB) Step {
 // synchronous replication (protocols.md K5).
 func (in In) promote(db *cluster.DB) Step {
 	if a := in.Own.Applied; a == nil || !shown(a) || a.Parameters[syncNames] != in.standbySyncNames() {
-		config := in.Config(db, Parked, false)
+		config := in.steady(in.Config(db, Parked, false))
 		return Step{Kind: Reload, DB: db, Mode: Parked, Config: config, Checkpoint: in.needsCheckpoint(config), Why: "before promotion"}
 	}
 	return Step{Kind: Promote, DB: db, Mode: Primary, Why: "elected master"}
@@ -406,7 +409,7 @@ func (in In) standby(db *cluster.DB, mode Mode) Step {
 // reload gives the instance its configuration if it doesn't have it. One that
 // takes no connections yet may need it to get there.
 func (in In) reload(db *cluster.DB, mode Mode, keepOut bool) (Step, bool) {
-	want := in.Config(db, mode, keepOut)
+	want := in.steady(in.Config(db, mode, keepOut))
 	a := in.Own.Applied
 	if a != nil && !shown(a) && !in.Seen.Answers {
 		if same(*a, Unshown(want)) {
