@@ -171,7 +171,7 @@ func (k *Keeper) publishLoop(ctx context.Context) {
 		info := k.info(s)
 		// What an election waits for counts as news even when it is none.
 		asked := s.cutAt > sent && s.report.began >= s.cutAt
-		if now >= next || asked || news(last, info) {
+		if now >= next || asked || news(last, info, s.data != nil && routeCut(s.data)) {
 			sent = now
 			err := k.publish(ctx)
 			if ctx.Err() != nil {
@@ -192,12 +192,16 @@ func (k *Keeper) publishLoop(ctx context.Context) {
 
 // news tells a change that others wait for from one that can wait: positions
 // move all the time.
-func news(a, b cluster.KeeperInfo) bool {
+// But while the route is cut an election may compare them.
+func news(a, b cluster.KeeperInfo, positions bool) bool {
 	strip := func(i cluster.KeeperInfo) string {
 		i.InfoUID = ""
 		if i.PostgresState != nil {
 			st := *i.PostgresState
-			st.XLogPos, st.ReplayPos, st.OlderWalFile = 0, 0, ""
+			st.OlderWalFile = ""
+			if !positions {
+				st.XLogPos, st.ReplayPos = 0, 0
+			}
 			i.PostgresState = &st
 		}
 		return string(store.Encode(i))

@@ -175,12 +175,17 @@ func (p *pass) reportedSinceCut(db *cluster.DB) bool {
 	return s.proven && s.since >= p.mem.route.since
 }
 
+// lateReport is when every keeper that lives must have reported since the cut.
+func (p *pass) lateReport() time.Duration {
+	return p.mem.route.since + 2*p.set.SleepInterval.Duration + p.StoreTimeout
+}
+
 // final returns the candidates whose position is worth comparing: reported
 // since the cut and, if that comes soon enough, with the receiver ended. It is
 // empty as long as waiting may bring a better one.
 func (p *pass) final(cands []*cluster.DB) []*cluster.DB {
 	soon := p.mem.route.since + finalWait
-	late := p.mem.route.since + 2*p.set.SleepInterval.Duration + p.StoreTimeout
+	late := p.lateReport()
 	var reported []*cluster.DB
 	ended := true
 	for _, db := range cands {

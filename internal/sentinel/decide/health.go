@@ -109,6 +109,9 @@ func (p *pass) recordDB(db *cluster.DB) {
 	if rep != nil && proven {
 		p.takeReport(db, rep)
 	}
+	if sight.last != nil {
+		takeState(&db.Status, sight.last)
+	}
 
 	limit := sight.failingSince + p.set.FailInterval.Duration
 	healthy := was
@@ -145,7 +148,17 @@ func (p *pass) recordDB(db *cluster.DB) {
 	}
 }
 
-// takeReport copies a report into the recorded status. A report of a
+// takeState records where the DB stood.
+func takeState(st *cluster.DBStatus, rep *cluster.PostgresState) {
+	st.SystemID = rep.SystemID
+	st.TimelineID = rep.TimelineID
+	st.XLogPos = rep.XLogPos
+	st.TimelinesHistory = rep.TimelinesHistory
+	st.PGParameters = rep.PGParameters
+	st.OlderWalFile = rep.OlderWalFile
+}
+
+// takeReport records what a report says of the DB's address and generation. A report of a
 // generation that the store doesn't know yet is from before the store was
 // restored: what was known in sync then proves nothing now (protocols.md S8).
 func (p *pass) takeReport(db *cluster.DB, rep *cluster.PostgresState) {
@@ -160,15 +173,6 @@ func (p *pass) takeReport(db *cluster.DB, rep *cluster.PostgresState) {
 	}
 	st.ListenAddress, st.Port = rep.ListenAddress, rep.Port
 	st.CurrentGeneration = rep.Generation
-	if !rep.Healthy {
-		return
-	}
-	st.SystemID = rep.SystemID
-	st.TimelineID = rep.TimelineID
-	st.XLogPos = rep.XLogPos
-	st.TimelinesHistory = rep.TimelinesHistory
-	st.PGParameters = rep.PGParameters
-	st.OlderWalFile = rep.OlderWalFile
 }
 
 // convergenceLimit is how long the DB may take to apply its generation; 0: as

@@ -33,6 +33,9 @@ type dbSight struct {
 	failing      bool // its keeper reports something else than this DB in health
 	failingSince time.Duration
 
+	// last report in health: where the DB stood, though it has failed since.
+	last *cluster.PostgresState
+
 	generation      int64 // wanted
 	unappliedSince  time.Duration
 	generationFirst uint64 // position in the first report that had applied generation; 0: none yet
@@ -158,6 +161,7 @@ func (m *Memory) observeDBs(mem Memory, v View, now time.Duration, restart bool)
 		}
 		s.failing = failing
 		if !failing {
+			s.last = rep
 			if rep.XLogPos != s.position {
 				s.position, s.positionSince = rep.XLogPos, now
 			}

@@ -82,8 +82,13 @@ func (p *pass) standbys(master *cluster.DB) map[standing][]*cluster.DB {
 }
 
 // lagAcceptable: an asynchronous standby may not be elected when it would lose
-// more than maxStandbyLag.
+// more than maxStandbyLag. Positions of different moments can't be compared:
+// after the cut, the master's may be newer than the standby's, so that one is
+// given time to report.
 func (p *pass) lagAcceptable(db, master *cluster.DB) bool {
+	if p.cd.Proxy.Spec.MasterDBUID == "" && p.Boot <= p.lateReport() && (!p.reportedSinceCut(db) || p.receiving(db)) {
+		return true
+	}
 	return int64(master.Status.XLogPos)-int64(db.Status.XLogPos) <= int64(p.set.MaxStandbyLag)
 }
 
@@ -100,6 +105,12 @@ func (p *pass) byProgress(dbs []*cluster.DB) {
 			cmp.Compare(a.UID, b.UID),
 		)
 	})
+}
+
+// receiving: its receiver is still connected, so its position may still grow.
+func (p *pass) receiving(db *cluster.DB) bool {
+	rep := p.report(db)
+	return rep != nil && rep.ReceiverUp && p.Boot <= p.mem.route.since+finalWait
 }
 
 func (p *pass) replayed(db *cluster.DB) uint64 {
