@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"sync"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"stolon/internal/cluster"
 	"stolon/internal/keeper/decide"
 	"stolon/internal/postgresql"
+	"stolon/internal/postgresql/conf"
 	"stolon/internal/postgresql/wal"
 )
 
@@ -40,10 +42,12 @@ var validUID = regexp.MustCompile(`^[a-z0-9_]+$`)
 
 // Keeper is one keeper process.
 type Keeper struct {
-	o       Options
-	uid     string
-	log     *zap.Logger
-	metrics metrics
+	o   Options
+	uid string
+	log *zap.Logger
+	// passfile is the path of the replication password, "" with trust.
+	passfile string
+	metrics  metrics
 
 	// asking is held by whoever looks at the instance; a channel rather than a
 	// mutex, as it is held across calls.
@@ -179,6 +183,9 @@ func New(o Options) (*Keeper, error) {
 	}
 	k.local = l
 	k.applied.internalOnly = l.door.ClosedFor != "" && l.door.ClosedFor == l.db.UID
+	if err := k.savePassfile(); err != nil {
+		return nil, err
+	}
 	if err := k.metrics.register(o.Metrics); err != nil {
 		return nil, fmt.Errorf("keeper: metrics: %w", err)
 	}
@@ -273,6 +280,20 @@ func (k *Keeper) setup() decide.Setup {
 	}
 	return decide.Setup{
 		DataDir: k.o.DataDir, ListenAddress: k.o.ListenAddress, Port: k.o.Port,
-		Superuser: login(k.o.Superuser), Replication: login(k.o.Replication),
+		Superuser: login(k.o.Superuser), Replication: login(k.o.Replication), Passfile: k.passfile,
 	}
+}
+
+// savePassfile writes the replication password where only the keeper's user
+// reads it, for PostgreSQL's WAL receiver.
+func (k *Keeper) savePassfile() error {
+	l := k.o.Replication
+	if l.Password == "" {
+		return nil
+	}
+	k.passfile = filepath.Join(k.o.DataDir, replicationPassfile)
+	if err := k.o.Files.Save(replicationPassfile, []byte(conf.PassfileLine("*", "*", l.User, l.Password))); err != nil {
+		return fmt.Errorf("save %s: %w", replicationPassfile, err)
+	}
+	return nil
 }

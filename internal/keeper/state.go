@@ -10,12 +10,13 @@ import (
 
 // Names of the local state files. The first two are 0.17's, with its JSON.
 const (
-	keeperStateFile = "keeperstate"
-	dbStateFile     = "dbstate"
-	promotionFile   = "promotionstate"
-	followedFile    = "followedstate"
-	asideFile       = "asidestate"
-	doorFile        = "doorstate"
+	keeperStateFile     = "keeperstate"
+	dbStateFile         = "dbstate"
+	replicationPassfile = "replication.pgpass"
+	promotionFile       = "promotionstate"
+	followedFile        = "followedstate"
+	asideFile           = "asidestate"
+	doorFile            = "doorstate"
 )
 
 // keeperState is whom the data directory belongs to.

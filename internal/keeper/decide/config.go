@@ -22,6 +22,9 @@ type Setup struct {
 	ListenAddress, Port    string
 	SocketDir              string
 	Superuser, Replication Login
+	// Passfile holds the replication password for a standby's own connection;
+	// "" with trust.
+	Passfile string
 }
 
 // Config is what the db's instance is configured with in mode. keepOut lets
@@ -114,7 +117,7 @@ func (in In) follow(db *cluster.DB) *conf.Recovery {
 	}
 	r.PrimaryConninfo = conf.Primary{
 		Host: followed.Status.ListenAddress, Port: followed.Status.Port,
-		User: in.Own.Replication.User, Password: in.Own.Replication.Password,
+		User: in.Own.Replication.User, Passfile: in.Own.Passfile,
 		ApplicationName: conf.ApplicationName(db.UID),
 	}.Conninfo()
 	return r

@@ -27,8 +27,11 @@ var conninfoEscaper = strings.NewReplacer(
 
 // Primary is a server that a standby follows, and as whom.
 type Primary struct {
-	Host, Port      string
-	User, Password  string // Password "" with trust
+	Host, Port string
+	User       string
+	// Passfile holds the password, "" with trust. It isn't in the conninfo
+	// itself: PostgreSQL logs that when it changes.
+	Passfile        string
 	ApplicationName string
 }
 
@@ -37,6 +40,7 @@ func (p Primary) Conninfo() string {
 	return Conninfo(map[string]string{
 		"application_name": p.ApplicationName,
 		"host":             p.Host,
+		"passfile":         p.Passfile,
 		"password":         p.Password,
 		"port":             p.Port,
 		"sslmode":          "prefer",
