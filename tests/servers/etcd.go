@@ -6,6 +6,7 @@ package servers
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -46,7 +47,10 @@ func StartEtcd(t testing.TB) *Etcd {
 // StartEtcdCluster starts an etcd cluster of n members and waits until all serve.
 func StartEtcdCluster(t testing.TB, n int) []*Etcd {
 	t.Helper()
-	bin := etcdBinary(t)
+	bin, err := EtcdBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
 	var members []*Etcd
 	var peers, cluster []string
@@ -203,54 +207,53 @@ var built = struct {
 	path string
 }{}
 
-// etcdBinary returns the program: $ETCD_BIN, or .test/bin/etcd in this
+// EtcdBinary returns the program: $ETCD_BIN, or .test/bin/etcd in this
 // repository, which is built when it is missing.
-func etcdBinary(t testing.TB) string {
-	t.Helper()
+func EtcdBinary() (string, error) {
 	if bin := os.Getenv("ETCD_BIN"); bin != "" {
-		return bin
+		return bin, nil
 	}
 	built.Lock()
 	defer built.Unlock()
 	if built.path != "" {
-		return built.path
+		return built.path, nil
 	}
 	_, here, _, ok := runtime.Caller(0)
 	if !ok {
-		t.Fatal("where is this repository? set ETCD_BIN")
+		return "", errors.New("where is this repository? set ETCD_BIN")
 	}
 	repo := filepath.Dir(filepath.Dir(filepath.Dir(here)))
 	bin := filepath.Join(repo, ".test", "bin", "etcd")
 	if _, err := os.Stat(bin); err == nil {
 		built.path = bin
-		return bin
+		return bin, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(bin), 0o755); err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	lock, err := os.OpenFile(bin+".lock", os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	defer lock.Close()
 	// Several test processes may want it at once.
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	if _, err := os.Stat(bin); err == nil {
 		built.path = bin
-		return bin
+		return bin, nil
 	}
-	t.Logf("building etcd into %s; set ETCD_BIN to use another", bin)
+	fmt.Fprintf(os.Stderr, "building etcd into %s; set ETCD_BIN to use another\n", bin)
 	build := exec.Command("go", "build", "-o", bin+".new", "go.etcd.io/etcd/server/v3")
 	build.Dir = filepath.Join(repo, "tests", "tools", "etcd")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build etcd: %v\n%s", err, out)
+		return "", fmt.Errorf("build etcd: %w\n%s", err, out)
 	}
 	if err := os.Rename(bin+".new", bin); err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	built.path = bin
-	return bin
+	return bin, nil
 }

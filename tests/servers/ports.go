@@ -29,7 +29,7 @@ var reserved struct {
 // other test process that asks here gets while this one runs.
 func Port(t testing.TB) int {
 	t.Helper()
-	dir := filepath.Join(os.TempDir(), "stolon-test-ports")
+	dir := "/tmp/stolon-test-ports" // whatever TMPDIR is: all test processes meet here
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}

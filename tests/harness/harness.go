@@ -1,0 +1,537 @@
+// Package harness runs whole clusters for tests, from the binaries and as a
+// user would: etcd, keepers with their PostgreSQL, sentinels, proxies, and
+// stolonctl. It starts, stops, kills and freezes them, asks them by SQL and by
+// the store, and waits for conditions. What it starts ends with the test.
+//
+// Start with Start, which returns a Cluster that serves.
+package harness
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"stolon/internal/cluster"
+	"stolon/internal/store"
+	"stolon/internal/store/open"
+	"stolon/tests/servers"
+)
+
+// Spec is a cluster spec, as JSON has it.
+type Spec map[string]any
+
+// Quick is the spec that most tests use: short intervals, and a PostgreSQL
+// that does not care for a crash of the machine.
+func Quick(more Spec) Spec {
+	s := Spec{
+		"initMode":           "new",
+		"sleepInterval":      "2s",
+		"failInterval":       "5s",
+		"convergenceTimeout": "30s",
+		"proxyCheckInterval": "1s",
+		"proxyTimeout":       "5s",
+		"maxStandbyLag":      50 * 1024,
+		"pgParameters":       Parameters(nil),
+	}
+	maps.Copy(s, more)
+	return s
+}
+
+// Parameters are the pgParameters of Quick, with more.
+func Parameters(more map[string]string) map[string]string {
+	p := map[string]string{
+		"log_destination":   "stderr",
+		"logging_collector": "false",
+		"fsync":             "off",
+		"autovacuum":        "off", // it would write WAL when it likes
+		"shared_buffers":    "16MB",
+	}
+	maps.Copy(p, more)
+	return p
+}
+
+// Options is the size of a cluster.
+type Options struct {
+	Keepers   int
+	Sentinels int // 0 is 1
+	Proxies   int
+	Spec      Spec // nil is Quick(nil)
+	// Early is called before the first process but etcd starts.
+	Early func(*Cluster)
+	// Flags that every process gets; by default --store-timeout=1s.
+	Flags []string
+	// Hurry doesn't wait: Start returns when all processes are started.
+	Hurry bool
+}
+
+// A Cluster is everything that belongs to one.
+type Cluster struct {
+	Name      string
+	Dir       string
+	Etcd      *servers.Etcd
+	Store     *store.Client
+	Keepers   []*Keeper
+	Sentinels []*Sentinel
+	Proxies   []*Proxy
+
+	t     testing.TB
+	flags []string
+	spec  string // its file
+}
+
+// A Sentinel is a sentinel process.
+type Sentinel struct {
+	*Process
+	// InitialSpec is the file for --initial-cluster-spec; "" is none.
+	InitialSpec string
+	c           *Cluster
+}
+
+// Start starts the sentinel.
+func (s *Sentinel) Start() {
+	s.t.Helper()
+	args := s.c.storeFlags()
+	if s.InitialSpec != "" {
+		args = append(args, "--initial-cluster-spec="+s.InitialSpec)
+	}
+	s.start(args...)
+}
+
+// UID of the last run, from its log.
+func (s *Sentinel) UID() string { return uidIn(s.Process, "sentinel uid") }
+
+// A Proxy is a proxy process.
+type Proxy struct {
+	*Process
+	Port  string
+	Flags []string
+	c     *Cluster
+}
+
+// Start starts the proxy.
+func (p *Proxy) Start() {
+	p.t.Helper()
+	p.start(override(append(p.c.storeFlags(), "--listen-address=127.0.0.1", "--port="+p.Port), p.Flags)...)
+}
+
+// UID of the last run, from its log.
+func (p *Proxy) UID() string { return uidIn(p.Process, "proxy uid") }
+
+// SQL is whoever the proxy leads to, as the superuser.
+func (p *Proxy) SQL() Server {
+	return Server{Port: p.Port, User: Superuser, Password: SuperuserPassword, t: p.t}
+}
+
+func uidIn(p *Process, msg string) string {
+	p.t.Helper()
+	p.AwaitLog(10*time.Second, 0, msg)
+	log := p.Log()
+	line, _, _ := strings.Cut(log[strings.LastIndex(log, msg):], "\n")
+	var fields struct{ UID string }
+	if err := json.Unmarshal([]byte(line[strings.Index(line, "{"):]), &fields); err != nil {
+		p.t.Fatalf("%s: uid in %q: %v", p.Name, line, err)
+	}
+	return fields.UID
+}
+
+// New starts an etcd and returns a cluster without processes.
+func New(t testing.TB) *Cluster {
+	t.Helper()
+	c := &Cluster{Name: "test", Dir: t.TempDir(), t: t, Etcd: servers.StartEtcd(t), flags: []string{"--store-timeout=1s"}}
+	b, err := open.Backend(open.Config{Backend: "etcdv3", Endpoints: c.Etcd.Endpoint, Timeout: 2 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	c.Store = store.NewClient(b, "stolon/cluster", c.Name)
+	t.Cleanup(func() {
+		if t.Failed() {
+			c.showData()
+		}
+	})
+	return c
+}
+
+// Start starts a cluster and waits until it serves: every keeper has a healthy
+// instance that follows the master, as far as maxStandbysPerSender lets them,
+// and every proxy leads to the master.
+func Start(t testing.TB, o Options) *Cluster {
+	t.Helper()
+	c := New(t)
+	if o.Flags != nil {
+		c.flags = o.Flags
+	}
+	if o.Spec == nil {
+		o.Spec = Quick(nil)
+	}
+	c.spec = c.WriteSpec(o.Spec)
+	if o.Early != nil {
+		o.Early(c)
+	}
+	for range max(o.Sentinels, 1) {
+		c.AddSentinel(c.spec).Start()
+	}
+	for range o.Keepers {
+		c.AddKeeper().Start()
+	}
+	for range o.Proxies {
+		c.AddProxy().Start()
+	}
+	if o.Hurry {
+		return c
+	}
+	standbys := o.Keepers - 1
+	if m, ok := o.Spec["maxStandbysPerSender"].(int); ok {
+		standbys = min(standbys, m)
+	}
+	c.AwaitHealthy(60*time.Second, 1+standbys)
+	return c
+}
+
+// WriteSpec writes a spec to a file of its own and returns its name.
+func (c *Cluster) WriteSpec(s Spec) string {
+	c.t.Helper()
+	f, err := os.CreateTemp(c.Dir, "spec-*.json")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if err := errors.Join(json.NewEncoder(f).Encode(s), f.Close()); err != nil {
+		c.t.Fatal(err)
+	}
+	return f.Name()
+}
+
+// AddSentinel adds a sentinel without starting it.
+func (c *Cluster) AddSentinel(initialSpec string) *Sentinel {
+	name := "sentinel" + strconv.Itoa(len(c.Sentinels))
+	s := &Sentinel{Process: newProcess(c.t, c.Dir, name, os.Getenv("STSENTINEL_BIN")), InitialSpec: initialSpec, c: c}
+	c.Sentinels = append(c.Sentinels, s)
+	return s
+}
+
+// AddKeeper adds a keeper without starting it.
+func (c *Cluster) AddKeeper() *Keeper {
+	c.t.Helper()
+	uid := "keeper" + strconv.Itoa(len(c.Keepers))
+	k := &Keeper{
+		Process: newProcess(c.t, c.Dir, uid, os.Getenv("STKEEPER_BIN")), UID: uid,
+		Port: strconv.Itoa(servers.Port(c.t)), DataDir: filepath.Join(c.Dir, uid), c: c,
+	}
+	c.t.Cleanup(k.destroy)
+	c.Keepers = append(c.Keepers, k)
+	return k
+}
+
+// AddProxy adds a proxy without starting it.
+func (c *Cluster) AddProxy() *Proxy {
+	c.t.Helper()
+	name := "proxy" + strconv.Itoa(len(c.Proxies))
+	p := &Proxy{Process: newProcess(c.t, c.Dir, name, os.Getenv("STPROXY_BIN")), Port: strconv.Itoa(servers.Port(c.t)), c: c}
+	c.Proxies = append(c.Proxies, p)
+	return p
+}
+
+// storeFlags are the flags that all programs share.
+func (c *Cluster) storeFlags() []string {
+	return append([]string{"--cluster-name=" + c.Name, "--store-backend=etcdv3", "--store-endpoints=" + c.Etcd.Endpoint}, c.flags...)
+}
+
+// passwordFile writes the password to a file that only we can read.
+func (c *Cluster) passwordFile(name, password string) string {
+	c.t.Helper()
+	path := filepath.Join(c.Dir, name+".password")
+	if err := os.WriteFile(path, []byte(password), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	return path
+}
+
+// RunCtl runs stolonctl and returns what it wrote and its exit status.
+func (c *Cluster) RunCtl(stdin string, args ...string) (stdout, stderr string, code int) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Getenv("STCTL_BIN"), append(c.storeFlags(), args...)...)
+	var out, errs bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
+	var exit *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		c.t.Fatalf("stolonctl: %v", err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// Ctl runs stolonctl, which must succeed.
+func (c *Cluster) Ctl(args ...string) string {
+	c.t.Helper()
+	stdout, stderr, code := c.RunCtl("", args...)
+	if code != 0 {
+		c.t.Fatalf("stolonctl %s: exit status %d: %s", strings.Join(args, " "), code, stderr)
+	}
+	return stdout
+}
+
+// Patch changes the spec by stolonctl.
+func (c *Cluster) Patch(patch string) {
+	c.t.Helper()
+	c.Ctl("update", "--patch", patch)
+}
+
+// TryData reads the cluster data: nil and nil when there is none.
+func (c *Cluster) TryData() (*cluster.ClusterData, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	cd, _, err := c.Store.ClusterData(ctx)
+	return cd, err
+}
+
+// Data is the cluster data, which must be there.
+func (c *Cluster) Data() *cluster.ClusterData {
+	c.t.Helper()
+	cd, err := c.TryData()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if cd == nil || cd.Cluster == nil {
+		c.t.Fatal("no cluster data")
+	}
+	return cd
+}
+
+// Edit changes the cluster data, as an operator with an editor could.
+func (c *Cluster) Edit(edit func(*cluster.ClusterData)) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := c.Store.Update(ctx, func(cd *cluster.ClusterData) error { edit(cd); return nil }); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// AwaitData waits until the cluster data is as ok wants it.
+func (c *Cluster) AwaitData(timeout time.Duration, what string, ok func(*cluster.ClusterData) bool) {
+	c.t.Helper()
+	Await(c.t, timeout, what, func() (string, bool) {
+		cd, err := c.TryData()
+		if err != nil {
+			return err.Error(), false
+		}
+		if cd == nil || cd.Cluster == nil {
+			return "no cluster data", false
+		}
+		return Summary(cd), ok(cd)
+	})
+}
+
+// Summary is the cluster data in one line.
+func Summary(cd *cluster.ClusterData) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "phase %s, master %s, route %q to %d proxies, generation %d", cd.Cluster.Status.Phase, cd.Cluster.Status.Master,
+		cd.Proxy.Spec.MasterDBUID, len(cd.Proxy.Spec.EnabledProxies), cd.Proxy.Generation)
+	for _, uid := range cluster.SortedKeys(cd.Keepers) {
+		fmt.Fprintf(&b, "; %s healthy=%t", uid, cd.Keepers[uid].Status.Healthy)
+		if db := cd.DBOf(uid); db != nil {
+			fmt.Fprintf(&b, " %s %s %d/%d healthy=%t", db.UID, db.Spec.Role, db.Generation, db.Status.CurrentGeneration, db.Status.Healthy)
+			if db.Spec.SynchronousReplication {
+				fmt.Fprintf(&b, " sync=%v known=%v", append(slices.Clone(db.Spec.SynchronousStandbys), db.Spec.ExternalSynchronousStandbys...), db.Status.SynchronousStandbys)
+			}
+		}
+	}
+	return b.String()
+}
+
+func (c *Cluster) showData() {
+	cd, err := c.TryData()
+	if err != nil || cd == nil || cd.Cluster == nil {
+		c.t.Logf("cluster data: %v %v", cd, err)
+		return
+	}
+	b, err := json.MarshalIndent(cd, "", " ")
+	if err != nil {
+		return
+	}
+	if dir := os.Getenv("STOLON_TEST_LOGS"); dir != "" {
+		dir = filepath.Join(dir, filepath.FromSlash(c.t.Name()))
+		if os.MkdirAll(dir, 0o755) == nil && os.WriteFile(filepath.Join(dir, "clusterdata.json"), b, 0o644) == nil {
+			c.t.Logf("cluster data: %s", Summary(cd))
+			return
+		}
+	}
+	c.t.Logf("cluster data: %s\n%s", Summary(cd), b)
+}
+
+// Keeper returns the keeper with the UID.
+func (c *Cluster) Keeper(uid string) *Keeper {
+	c.t.Helper()
+	for _, k := range c.Keepers {
+		if k.UID == uid {
+			return k
+		}
+	}
+	c.t.Fatalf("no keeper %q", uid)
+	return nil
+}
+
+// Roles returns the elected master's keeper and the keepers of all other dbs.
+func (c *Cluster) Roles() (master *Keeper, standbys []*Keeper) {
+	c.t.Helper()
+	cd := c.Data()
+	for _, k := range c.Keepers {
+		switch db := cd.DBOf(k.UID); {
+		case db == nil:
+		case db.UID == cd.Cluster.Status.Master:
+			master = k
+		default:
+			standbys = append(standbys, k)
+		}
+	}
+	if master == nil {
+		c.t.Fatalf("no master: %s", Summary(cd))
+	}
+	return master, standbys
+}
+
+// Spare returns the keepers that run and have no db.
+func (c *Cluster) Spare() []*Keeper {
+	c.t.Helper()
+	cd := c.Data()
+	var out []*Keeper
+	for _, k := range c.Keepers {
+		if cd.DBOf(k.UID) == nil {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// DB returns the keeper's db; "" is its UID when it has none.
+func (c *Cluster) DB(k *Keeper) *cluster.DB {
+	c.t.Helper()
+	if db := c.Data().DBOf(k.UID); db != nil {
+		return db
+	}
+	return &cluster.DB{Spec: &cluster.DBSpec{}}
+}
+
+// AwaitHealthy waits until n dbs are healthy and have applied what they shall,
+// the standbys follow the master, and all proxies that run lead to it.
+func (c *Cluster) AwaitHealthy(timeout time.Duration, n int) {
+	c.t.Helper()
+	c.AwaitData(timeout, fmt.Sprintf("%d dbs are healthy and the route is open", n), func(cd *cluster.ClusterData) bool {
+		master := cd.Master()
+		if master == nil || cd.Proxy.Spec.MasterDBUID != master.UID || len(cd.DBs) != n {
+			return false
+		}
+		for _, db := range cd.DBs {
+			if !db.Status.Healthy || db.Status.CurrentGeneration != db.Generation {
+				return false
+			}
+			if f := db.Spec.FollowConfig; db != master && (f == nil || f.DBUID != master.UID) {
+				return false
+			}
+		}
+		return len(master.Spec.Followers) == n-1
+	})
+	master, _ := c.Roles()
+	master.SQL().AwaitQuery(timeout, "select count(*) from pg_stat_replication where state = 'streaming'", strconv.Itoa(n-1))
+	c.AwaitRoute(timeout, master)
+}
+
+// AwaitMaster waits until the keeper's db is the elected master and serves as one.
+func (c *Cluster) AwaitMaster(timeout time.Duration, k *Keeper) {
+	c.t.Helper()
+	c.AwaitData(timeout, k.UID+" is master", func(cd *cluster.ClusterData) bool {
+		m := cd.Master()
+		return m != nil && m.Spec.KeeperUID == k.UID && m.Status.Healthy && m.Status.CurrentGeneration == m.Generation
+	})
+	k.SQL().AwaitQuery(timeout, "select pg_is_in_recovery()", "false")
+}
+
+// AwaitRoute waits until every proxy that runs leads to the keeper's instance.
+func (c *Cluster) AwaitRoute(timeout time.Duration, k *Keeper) {
+	c.t.Helper()
+	for _, p := range c.Proxies {
+		if p.Running() {
+			p.SQL().AwaitQuery(timeout, "select inet_server_port()", k.Port)
+		}
+	}
+}
+
+// AwaitStandby waits until the keeper's instance is a healthy standby that
+// streams from the master.
+func (c *Cluster) AwaitStandby(timeout time.Duration, k *Keeper) {
+	c.t.Helper()
+	c.AwaitData(timeout, k.UID+" is a healthy standby", func(cd *cluster.ClusterData) bool {
+		db := cd.DBOf(k.UID)
+		return db != nil && db.UID != cd.Cluster.Status.Master && db.Spec.Role == cluster.RoleStandby &&
+			db.Status.Healthy && db.Status.CurrentGeneration == db.Generation
+	})
+	k.SQL().AwaitQuery(timeout, "select pg_is_in_recovery(), status from pg_stat_wal_receiver", "true|streaming")
+}
+
+// AwaitCaughtUp waits until the standbys have replayed all that the master has
+// and the cluster data shows all at one position, so that a failover has them
+// to choose from.
+func (c *Cluster) AwaitCaughtUp(timeout time.Duration, master *Keeper, standbys ...*Keeper) {
+	c.t.Helper()
+	want := master.SQL().Query("select pg_current_wal_lsn()")
+	for _, s := range standbys {
+		s.SQL().AwaitQuery(timeout, "select pg_last_wal_replay_lsn() >= '"+want+"'", "true")
+	}
+	c.AwaitData(timeout, "the standbys have reported the master's position", func(cd *cluster.ClusterData) bool {
+		m := cd.DBOf(master.UID)
+		for _, s := range standbys {
+			if db := cd.DBOf(s.UID); db == nil || m == nil || db.Status.XLogPos < m.Status.XLogPos {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// AwaitInSync waits until the sentinel knows exactly these to be in sync with the master.
+func (c *Cluster) AwaitInSync(timeout time.Duration, standbys ...*Keeper) {
+	c.t.Helper()
+	c.AwaitData(timeout, "the synchronous standbys are known in sync", func(cd *cluster.ClusterData) bool {
+		m := cd.Master()
+		var want []string
+		for _, s := range standbys {
+			if db := cd.DBOf(s.UID); db != nil {
+				want = append(want, db.UID)
+			}
+		}
+		slices.Sort(want)
+		return m != nil && len(want) == len(standbys) && slices.Equal(m.Spec.SynchronousStandbys, want) && slices.Equal(m.Status.SynchronousStandbys, want)
+	})
+}
+
+// Leader is the sentinel that leads.
+func (c *Cluster) Leader() *Sentinel {
+	c.t.Helper()
+	uid := ""
+	Await(c.t, 20*time.Second, "a sentinel leads", func() (string, bool) {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		var err error
+		uid, err = c.Store.Leader(ctx, c.Store.ElectionKey())
+		return fmt.Sprint(uid, err), err == nil && uid != ""
+	})
+	for _, s := range c.Sentinels {
+		if s.UID() == uid {
+			return s
+		}
+	}
+	c.t.Fatalf("leader %q is none of ours", uid)
+	return nil
+}

@@ -1,0 +1,301 @@
+package harness
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lib/pq"
+)
+
+// queryTime is how long a statement may take where nothing else is said.
+const queryTime = 10 * time.Second
+
+// A Server is where SQL goes: an instance or a proxy, as some user.
+type Server struct {
+	Port     string
+	User     string
+	Password string
+
+	t testing.TB
+}
+
+// As is the same server for another user.
+func (s Server) As(user, password string) Server {
+	s.User, s.Password = user, password
+	return s
+}
+
+func (s Server) dsn() string {
+	return fmt.Sprintf("host=127.0.0.1 port=%s user=%s password='%s' dbname=postgres sslmode=disable connect_timeout=5", s.Port, s.User, s.Password)
+}
+
+// Try runs one statement on a new connection and returns its rows, columns
+// separated by "|" and rows by newlines.
+func (s Server) Try(timeout time.Duration, statement string) (string, error) {
+	c, err := pq.NewConnector(s.dsn())
+	if err != nil {
+		return "", err
+	}
+	// A deadline rather than a context: lib/pq answers the end of a context by
+	// a cancel request, which ends a wait for synchronous replication.
+	c.Dialer(&deadlineDialer{timeout: timeout})
+	db := sql.OpenDB(c)
+	defer db.Close()
+	// Pinned, so that database/sql does not run the statement a second time.
+	conn, err := db.Conn(context.Background())
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	rows, err := conn.QueryContext(context.Background(), statement)
+	if err != nil {
+		return "", err
+	}
+	defer rows.Close()
+	return text(rows)
+}
+
+func text(rows *sql.Rows) (string, error) {
+	cols, err := rows.Columns()
+	if err != nil {
+		return "", err
+	}
+	var lines []string
+	for rows.Next() {
+		values := make([]sql.NullString, len(cols))
+		into := make([]any, len(cols))
+		for i := range values {
+			into[i] = &values[i]
+		}
+		if err := rows.Scan(into...); err != nil {
+			return "", err
+		}
+		var row []string
+		for _, v := range values {
+			row = append(row, v.String)
+		}
+		lines = append(lines, strings.Join(row, "|"))
+	}
+	return strings.Join(lines, "\n"), rows.Err()
+}
+
+// Query is Try that must succeed.
+func (s Server) Query(statement string) string {
+	s.t.Helper()
+	got, err := s.Try(queryTime, statement)
+	if err != nil {
+		s.t.Fatalf("port %s: %s: %v", s.Port, statement, err)
+	}
+	return got
+}
+
+// AwaitQuery waits until the statement succeeds with want.
+func (s Server) AwaitQuery(timeout time.Duration, statement, want string) {
+	s.t.Helper()
+	Await(s.t, timeout, fmt.Sprintf("port %s answers %q with %q", s.Port, statement, want), func() (string, bool) {
+		got, err := s.Try(queryTime, statement)
+		if err != nil {
+			return err.Error(), false
+		}
+		return fmt.Sprintf("%q", got), got == want
+	})
+}
+
+// deadlineDialer makes connections that end by themselves.
+type deadlineDialer struct {
+	timeout time.Duration // from the dial; 0 is none
+}
+
+func (d *deadlineDialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialTimeout(network, address, 5*time.Second)
+}
+
+func (d *deadlineDialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	c, err := net.DialTimeout(network, address, timeout)
+	if err != nil || d.timeout == 0 {
+		return c, err
+	}
+	return &deadlineConn{Conn: c, until: time.Now().Add(d.timeout)}, nil
+}
+
+// deadlineConn ignores deadlines set by others, that is by lib/pq.
+type deadlineConn struct {
+	net.Conn
+	until time.Time
+}
+
+func (c *deadlineConn) SetDeadline(time.Time) error { return c.Conn.SetDeadline(c.until) }
+
+// A Writer commits numbered rows one after the other, reconnecting at once
+// when its connection ends, and remembers what was acknowledged.
+type Writer struct {
+	servers []Server
+	stop    context.CancelFunc
+	done    chan struct{}
+
+	mu    sync.Mutex
+	acked []int       // numbers
+	times []time.Time // of the acknowledgements
+	conns int         // connections that have ended
+	last  error
+}
+
+const (
+	writePause   = 10 * time.Millisecond
+	writeTimeout = 10 * time.Second // silence after which a connection is given up
+)
+
+// StartWriter makes table written and writes through the servers, one after
+// the other when one fails, until the test ends or Stop is called.
+func StartWriter(servers ...Server) *Writer {
+	t := servers[0].t
+	t.Helper()
+	servers[0].Query("create table if not exists written (n int primary key)")
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &Writer{servers: servers, stop: cancel, done: make(chan struct{})}
+	t.Cleanup(w.Stop)
+	go w.run(ctx)
+	return w
+}
+
+// Stop ends the writing.
+func (w *Writer) Stop() {
+	w.stop()
+	<-w.done
+}
+
+func (w *Writer) run(ctx context.Context) {
+	defer close(w.done)
+	n := 0
+	for i := 0; ctx.Err() == nil; i++ {
+		err := w.session(ctx, w.servers[i%len(w.servers)], &n)
+		w.mu.Lock()
+		w.conns, w.last = w.conns+1, err
+		w.mu.Unlock()
+		select {
+		case <-ctx.Done():
+		case <-time.After(writePause):
+		}
+	}
+}
+
+// session writes over one connection until it fails.
+func (w *Writer) session(ctx context.Context, s Server, n *int) error {
+	c, err := pq.NewConnector(s.dsn())
+	if err != nil {
+		return err
+	}
+	dial := &trackedDialer{}
+	c.Dialer(dial)
+	unsure := false
+	noticed := pq.ConnectorWithNoticeHandler(c, func(e *pq.Error) {
+		// Acknowledged without the standbys' confirmation (protocols.md C5).
+		unsure = unsure || strings.Contains(e.Message, "synchronous replication")
+	})
+	db := sql.OpenDB(noticed)
+	defer db.Close()
+	conn, err := db.Conn(context.Background())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for {
+		*n++
+		dial.extend()
+		if _, err := conn.ExecContext(context.Background(), "insert into written values ("+strconv.Itoa(*n)+")"); err != nil {
+			return err
+		}
+		if unsure {
+			return fmt.Errorf("row %d was acknowledged without synchronous replication", *n)
+		}
+		w.mu.Lock()
+		w.acked, w.times = append(w.acked, *n), append(w.times, time.Now())
+		w.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(writePause):
+		}
+	}
+}
+
+// trackedDialer gives a connection a deadline that each statement extends.
+type trackedDialer struct{ conn net.Conn }
+
+func (d *trackedDialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialTimeout(network, address, 5*time.Second)
+}
+
+func (d *trackedDialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	c, err := net.DialTimeout(network, address, timeout)
+	d.conn = c
+	return c, err
+}
+
+func (d *trackedDialer) extend() { _ = d.conn.SetDeadline(time.Now().Add(writeTimeout)) }
+
+// Acked is how many rows were acknowledged.
+func (w *Writer) Acked() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.acked)
+}
+
+// Connections is how many connections have ended.
+func (w *Writer) Connections() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.conns
+}
+
+// AwaitRows waits until n more rows are acknowledged.
+func (w *Writer) AwaitRows(t testing.TB, timeout time.Duration, n int) {
+	t.Helper()
+	want := w.Acked() + n
+	Await(t, timeout, fmt.Sprintf("%d more rows are written", n), func() (string, bool) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return fmt.Sprintf("%d of %d; last error: %v", len(w.acked), want, w.last), len(w.acked) >= want
+	})
+}
+
+// Gap is the longest time without an acknowledgement since then.
+func (w *Writer) Gap(since time.Time) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var gap time.Duration
+	last := since
+	for _, at := range w.times {
+		if at.Before(since) {
+			continue
+		}
+		gap, last = max(gap, at.Sub(last)), at
+	}
+	return max(gap, time.Since(last))
+}
+
+// Lost returns the acknowledged rows that the server hasn't got.
+func (w *Writer) Lost(s Server) []int {
+	s.t.Helper()
+	w.mu.Lock()
+	acked := append([]int(nil), w.acked...)
+	w.mu.Unlock()
+	have := map[string]bool{}
+	for _, n := range strings.Split(s.Query("select n from written"), "\n") {
+		have[n] = true
+	}
+	var lost []int
+	for _, n := range acked {
+		if !have[strconv.Itoa(n)] {
+			lost = append(lost, n)
+		}
+	}
+	return lost
+}
