@@ -343,6 +343,11 @@ func (in In) promote(db *cluster.DB) Step {
 		config := in.steady(in.Config(db, Parked, false))
 		return Step{Kind: Reload, DB: db, Mode: Parked, Config: config, Checkpoint: in.needsCheckpoint(config), Why: "before promotion"}
 	}
+	// The other standbys come at once; without their slots they would have to
+	// come again.
+	if step, ok := in.slots(db); ok {
+		return step
+	}
 	return Step{Kind: Promote, DB: db, Mode: Primary, Why: "elected master"}
 }
 
