@@ -29,8 +29,9 @@ var conninfoEscaper = strings.NewReplacer(
 type Primary struct {
 	Host, Port string
 	User       string
-	// Passfile holds the password, "" with trust. It isn't in the conninfo
-	// itself: PostgreSQL logs that when it changes.
+	Password   string // "" with trust, or when it is in Passfile
+	// Passfile is the path of a libpq password file. PostgreSQL logs the conninfo
+	// whenever it changes, so a password is better kept out of it.
 	Passfile        string
 	ApplicationName string
 }
