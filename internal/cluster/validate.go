@@ -130,7 +130,7 @@ func (c *ClusterData) Check() error {
 	case c == nil:
 		return errors.New("no cluster data")
 	case c.FormatVersion != FormatVersion:
-		return fmt.Errorf("unsupported clusterdata format version %d", c.FormatVersion)
+		return fmt.Errorf("unsupported cluster data format version %d", c.FormatVersion)
 	case c.Cluster == nil:
 		return errors.New("no cluster in the cluster data")
 	case c.Cluster.Spec == nil:
@@ -139,10 +139,22 @@ func (c *ClusterData) Check() error {
 	if err := c.Cluster.Spec.Validate(); err != nil {
 		return fmt.Errorf("clusterdata validation failed: %w", err)
 	}
+	// No writer leaves these out; everybody relies on them.
+	for _, uid := range SortedKeys(c.Keepers) {
+		if c.Keepers[uid] == nil {
+			return fmt.Errorf("clusterdata validation failed: keeper %q is null", uid)
+		}
+	}
+	for _, uid := range SortedKeys(c.DBs) {
+		if c.DBs[uid] == nil || c.DBs[uid].Spec == nil {
+			return fmt.Errorf("clusterdata validation failed: db %q has no spec", uid)
+		}
+	}
 	return nil
 }
 
-// UpdateSpec replaces the spec of the cluster, if that is valid and allowed.
+// UpdateSpec replaces the spec of usable cluster data (Check), if the next one
+// is valid and allowed.
 func (c *ClusterData) UpdateSpec(next *Spec, now time.Time) error {
 	if err := next.Validate(); err != nil {
 		return fmt.Errorf("invalid cluster spec: %w", err)
