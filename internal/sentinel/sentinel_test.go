@@ -1,0 +1,192 @@
+package sentinel
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"stolon/internal/cluster"
+	"stolon/internal/store"
+	"stolon/internal/store/memory"
+)
+
+// room is a store with sentinels around it, on virtual time.
+type room struct {
+	t     *testing.T
+	srv   *memory.Server
+	start time.Time
+	logs  *observer.ObservedLogs
+	log   *zap.Logger
+
+	mu     sync.Mutex
+	writes map[string]int // commits by client and key
+	cut    map[string]bool
+}
+
+func newRoom(t *testing.T) *room {
+	core, logs := observer.New(zapcore.InfoLevel)
+	return &room{t: t, srv: memory.New(), start: time.Now(), logs: logs, log: zap.New(core), writes: map[string]int{}, cut: map[string]bool{}}
+}
+
+// hook counts writes and lets nothing of a cut off client through.
+func (r *room) hook(ctx context.Context, q memory.Request) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cut[q.Client] {
+		return fmt.Errorf("%s is cut off", q.Client)
+	}
+	if q.Stage == memory.After && q.Err == nil {
+		for _, op := range q.Ops {
+			r.writes[q.Client+" "+op.Key]++
+		}
+	}
+	return nil
+}
+
+func (r *room) cutOff(uid string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cut[uid] = true
+}
+
+func (r *room) client() *store.Client {
+	return store.NewClient(r.srv.Client("test", nil), "stolon/cluster", "test")
+}
+
+// sentinel runs one until the returned function is called, which waits for its
+// end.
+func (r *room) sentinel(uid string) (stop func()) {
+	r.t.Helper()
+	mode := cluster.InitNew
+	n := 0
+	s, err := New(Options{
+		UID: uid, InitialSpec: &cluster.Spec{InitMode: &mode},
+		Store: store.NewClient(r.srv.Client(uid, r.hook), "stolon/cluster", "test"),
+		Clock: func() time.Duration { return time.Since(r.start) }, Wall: time.Now,
+		NewUID: func() string { n++; return fmt.Sprintf("%s-%d", uid, n) }, Pick: func(int) int { return 0 },
+		Log: r.log, StoreTimeout: time.Second,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Errorf("Run = %v", err)
+		}
+	}
+}
+
+func (r *room) leader() string {
+	r.t.Helper()
+	uid, err := r.client().Leader(context.Background(), r.client().ElectionKey())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return uid
+}
+
+func TestSentinelCreatesTheClusterOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoom(t)
+		stop1, stop2 := r.sentinel("s1"), r.sentinel("s2")
+		time.Sleep(10 * time.Second)
+		cd, _, err := r.client().ClusterData(context.Background())
+		if err != nil || cd == nil || cd.Cluster.Status.Phase != cluster.Initializing {
+			t.Fatalf("cluster data %+v, %v; want a cluster that is initializing", cd, err)
+		}
+		key := r.client().ClusterDataKey()
+		if got := r.writes["s1 "+key] + r.writes["s2 "+key]; got != 1 {
+			t.Errorf("the cluster data was written %d times, want once", got)
+		}
+		stop1()
+		stop2()
+	})
+}
+
+func TestLeaderHandsOverAtOnceWhenItStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoom(t)
+		stop1 := r.sentinel("s1")
+		time.Sleep(time.Second)
+		stop2 := r.sentinel("s2")
+		time.Sleep(time.Second)
+		if got := r.leader(); got != "s1" {
+			t.Fatalf("leader %q, want s1", got)
+		}
+		stop1()
+		time.Sleep(100 * time.Millisecond)
+		if got := r.leader(); got != "s2" {
+			t.Errorf("leader %q 100 ms after s1 stopped, want s2", got)
+		}
+		stop2()
+	})
+}
+
+func TestLeaderThatIsCutOffLosesTheLead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoom(t)
+		stop1 := r.sentinel("s1")
+		time.Sleep(time.Second)
+		stop2 := r.sentinel("s2")
+		time.Sleep(time.Second)
+		r.cutOff("s1")
+		time.Sleep(sessionTTL + time.Second)
+		if got := r.leader(); got != "s2" {
+			t.Errorf("leader %q %s after s1 was cut off, want s2", got, sessionTTL+time.Second)
+		}
+		stop1()
+		stop2()
+	})
+}
+
+func TestQuietClusterWritesHeartbeatsOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoom(t)
+		stop := r.sentinel("s1")
+		time.Sleep(20 * time.Second)
+		before := r.logs.Len()
+		writes := r.writes["s1 "+r.client().ClusterDataKey()]
+		time.Sleep(10 * time.Minute)
+		if got := r.writes["s1 "+r.client().ClusterDataKey()]; got != writes {
+			t.Errorf("%d more writes of the cluster data in ten quiet minutes", got-writes)
+		}
+		for _, e := range r.logs.All()[before:] {
+			if e.Level >= zapcore.InfoLevel {
+				t.Errorf("a quiet sentinel logged %q", e.Message)
+			}
+		}
+		stop()
+	})
+}
+
+func TestSentinelTellsOnceThatTheStoreIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoom(t)
+		stop := r.sentinel("s1")
+		time.Sleep(time.Second)
+		r.cutOff("s1")
+		time.Sleep(5 * time.Minute)
+		told := 0
+		for _, e := range r.logs.All() {
+			if strings.Contains(e.Message, "store does not answer") {
+				told++
+			}
+		}
+		if told != 1 {
+			t.Errorf("told %d times in five minutes, want once", told)
+		}
+		stop()
+	})
+}
