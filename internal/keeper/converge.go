@@ -31,6 +31,7 @@ type appliedState struct {
 	starting     bool   // it has not been seen to answer since it was started
 	tellNoChange bool   // say once that nothing more changed
 	asideDone    bool
+	restarted    bool          // for the configuration in force
 	slotsFailed  time.Duration // when a slot could last not be made or dropped; 0: none
 	refused      string        // why nothing may be done, at the last look
 	pause        time.Duration
@@ -204,8 +205,8 @@ func (k *Keeper) with(in decide.In) decide.In {
 		KeeperUID: k.uid, BootUUID: k.o.BootUUID, BootSeen: s.bootSeen, State: s.local.db,
 		Applied: k.applied.config, InternalOnly: k.applied.internalOnly, EndChecked: k.applied.endChecked, Short: k.applied.short,
 		Promoted: s.local.promotion.DB, Noted: k.applied.noted, Followed: s.local.followed.DB,
-		Copied: k.applied.copied != "" && k.applied.copied == s.local.db.UID,
-		Setup:  k.setup(),
+		Restarted: k.applied.restarted, Copied: k.applied.copied != "" && k.applied.copied == s.local.db.UID,
+		Setup: k.setup(),
 	}
 	return in
 }

@@ -9,8 +9,8 @@ import (
 
 // Instance is the PostgreSQL instance of a keeper: postgresql.Instance, or
 // postgresqltest's made of variables. One goroutine calls it at a time, but
-// for Sample, Exited and Stop, which may run beside any other call. Every call
-// ends with its context.
+// for Version, Look, Sample, Exited and Stop, which may run beside any other
+// call. Every call ends with its context.
 type Instance interface {
 	// Version of the programs in the binary directory, asked once: major, minor.
 	Version(ctx context.Context) (major, minor int, err error)

@@ -360,6 +360,9 @@ func (k *Keeper) savePromotion(p promotion) error {
 // An instance that takes no connections is only told.
 func (k *Keeper) reload(ctx context.Context, answers bool, step decide.Step) error {
 	k.tellReload(step)
+	if a := k.applied.config; a == nil || len(conf.Changed(a.Parameters, step.Config.Parameters)) > 0 {
+		k.applied.restarted = false
+	}
 	if err := k.saveFollowed(followedBy(step)); err != nil {
 		return err
 	}
@@ -459,6 +462,7 @@ func (k *Keeper) restart(ctx context.Context, step decide.Step) error {
 		return fmt.Errorf("not restarting, the cluster could not be told: %w", err)
 	}
 	k.log.Info("restarting postgres", zap.String("why", step.Why))
+	k.applied.restarted = true
 	return errors.Join(k.stop(ctx), k.forgotten())
 }
 

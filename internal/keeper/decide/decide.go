@@ -75,6 +75,9 @@ type Own struct {
 	Noted    uint64
 	// Followed is the DB that the standby was last pointed at; "": unknown.
 	Followed string
+	// Restarted: a restart was done for the configuration in force, so another
+	// would not help.
+	Restarted bool
 	// Copied: the copy for a resync is complete and in place.
 	Copied bool
 	Setup
@@ -457,7 +460,7 @@ func (in In) slots(db *cluster.DB) (Step, bool) {
 
 // settle restarts if that is needed and allowed, and records what is applied.
 func (in In) settle(db *cluster.DB) (Step, bool) {
-	if in.Seen.PendingRestart && in.Data.Cluster.Spec.Settings().AutomaticPgRestart {
+	if in.Seen.PendingRestart && !in.Own.Restarted && in.Data.Cluster.Spec.Settings().AutomaticPgRestart {
 		return Step{Kind: Restart, DB: db, Why: "changed parameters need a restart"}, true
 	}
 	if in.Own.State.Generation != db.Generation {

@@ -209,6 +209,12 @@ func TestNext(t *testing.T) {
 		{"a pending restart waits for an operator", m(func(in *In) { in.Seen.PendingRestart = true }), None, nil},
 		{"a pending restart is done when asked for", m(func(in *In) { in.Seen.PendingRestart = true; on := true; in.Data.Cluster.Spec.AutomaticPgRestart = &on }), Restart, nil},
 
+		{"a restart that didn't help is not done again", m(func(in *In) {
+			in.Seen.PendingRestart, in.Own.Restarted = true, true
+			on := true
+			in.Data.Cluster.Spec.AutomaticPgRestart = &on
+		}), None, nil},
+
 		// Initialisation, K9
 		{"a new db is made", m(func(in *In) { in.Own.State = DBState{}; in.Data.DBs["db1"].Spec.InitMode = cluster.InitNew; down(in) }), InitNew, func(s Step) bool { return !lets(s.Config) }},
 		{"a failed initialisation starts over", m(func(in *In) { in.Own.State.Initializing = true; in.Data.DBs["db1"].Spec.InitMode = cluster.InitNew }), InitNew, nil},
