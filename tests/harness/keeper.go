@@ -15,7 +15,7 @@ import (
 // Names and passwords of the roles that every cluster has.
 const (
 	Superuser           = "stolon_admin"
-	SuperuserPassword   = "of the superuser's"
+	SuperuserPassword   = "super's pass\\word"
 	Replication         = "repluser"
 	ReplicationPassword = "replpassword"
 )
@@ -30,7 +30,8 @@ type Keeper struct {
 	Flags []string
 
 	c       *Cluster
-	stopped []int // PostgreSQL processes, while frozen
+	stopped []int    // PostgreSQL processes, while frozen
+	shared  []string // shared memory of killed postmasters
 }
 
 // Start starts the keeper.
@@ -102,6 +103,7 @@ func (k *Keeper) KillPostgres() {
 	if pid == 0 {
 		k.t.Fatalf("no postgres to kill in %s", k.PGDir())
 	}
+	k.shared = append(k.shared, sharedMemory(pid)...)
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		k.t.Fatal(err)
 	}
@@ -171,11 +173,30 @@ func children(pid int) []int {
 func (k *Keeper) destroy() {
 	k.Kill()
 	endPostgres(k.PGDir())
+	for _, f := range k.shared {
+		_ = os.Remove(f) // unless PostgreSQL did, at its next start
+	}
+}
+
+// sharedMemory lists the POSIX shared memory that the process has mapped, and
+// that nobody removes when it is killed.
+func sharedMemory(pid int) []string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, f := range strings.Fields(string(b)) {
+		if strings.HasPrefix(f, "/dev/shm/PostgreSQL.") {
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 // endPostgres ends the instance in dir by an immediate shutdown, or by force.
-// What it leaves of System V shared memory is removed: PostgreSQL does that
-// only at the next start in the same directory.
+// What a killed one leaves of System V shared memory is removed: PostgreSQL
+// does that only at the next start in the same directory.
 func endPostgres(dir string) {
 	segment := segmentOf(dir)
 	if pid := postmaster(dir); pid != 0 {

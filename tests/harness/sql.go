@@ -33,7 +33,8 @@ func (s Server) As(user, password string) Server {
 }
 
 func (s Server) dsn() string {
-	return fmt.Sprintf("host=127.0.0.1 port=%s user=%s password='%s' dbname=postgres sslmode=disable connect_timeout=5", s.Port, s.User, s.Password)
+	password := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s.Password)
+	return fmt.Sprintf("host=127.0.0.1 port=%s user=%s password='%s' dbname=postgres sslmode=disable connect_timeout=5", s.Port, s.User, password)
 }
 
 // Try runs one statement on a new connection and returns its rows, columns
