@@ -3,10 +3,13 @@ package keeper
 import (
 	"context"
 	"errors"
+	"math"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
 
+	"stolon/internal/cluster"
 	"stolon/internal/keeper/decide"
 	"stolon/internal/postgresql/conf"
 )
@@ -167,12 +170,32 @@ func (k *Keeper) look(ctx context.Context) (decide.In, error) {
 	if s := r.sample; s != nil {
 		seen.Answers, seen.Primary, seen.Position, seen.Timeline = true, s.Primary, s.Position, s.TimelineID
 		seen.ReceiverUp, seen.PendingRestart, seen.InSync = s.ReceiverUp, s.PendingRestart, r.inSync
+		seen.Replayed = s.Replayed
+		if s.PendingRestart && !s.Primary {
+			seen.InForce = k.limits(ctx)
+		}
 		seen.TargetTimeline = s.FileParameters["recovery_target_timeline"]
 		seen.Slots = k.slots(ctx)
 		k.applied.starting = false
 		k.set(func(s *shared) { s.failedStarts = 0 })
 	}
 	return k.with(decide.In{Seen: seen}), nil
+}
+
+// limits asks the instance for its settings that a restart could lower.
+func (k *Keeper) limits(ctx context.Context) map[string]int {
+	sctx, cancel := k.within(ctx, k.get().settings().RequestTimeout.Duration)
+	defer cancel()
+	out := map[string]int{}
+	for _, name := range cluster.SortedKeys(decide.Limits) {
+		// What can't be told counts as lowered.
+		out[name] = math.MaxInt
+		text, err := k.o.Instance.Show(sctx, name)
+		if n, convErr := strconv.Atoi(text); err == nil && convErr == nil {
+			out[name] = n
+		}
+	}
+	return out
 }
 
 // slots lists the replication slots, nil when they aren't worth an outage:

@@ -3,10 +3,12 @@ package decide
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"stolon/internal/cluster"
 	"stolon/internal/postgresql/conf"
+	"stolon/internal/postgresql/wal"
 )
 
 const syncNames = "synchronous_standby_names"
@@ -163,4 +165,32 @@ func whatDiffers(a, b conf.Config) string {
 		out = append(out, conf.Changed(a.Recovery.Parameters(), b.Recovery.Parameters())...)
 	}
 	return strings.Join(out, ", ")
+}
+
+// Limits are the settings, with PostgreSQL's defaults, that a standby must not
+// have lower than its primary: it would refuse to start.
+var Limits = map[string]int{
+	"max_connections": 100, "max_worker_processes": 8, "max_wal_senders": 10, "max_prepared_transactions": 0, "max_locks_per_transaction": 64,
+}
+
+// mayLower: the restart that is pending lowers none of a standby's limits, or
+// the standby has replayed that its primary has lowered them.
+func (in In) mayLower(db *cluster.DB) bool {
+	if in.Seen.Primary || in.Own.Applied == nil {
+		return true
+	}
+	lowers := false
+	for name, now := range in.Seen.InForce {
+		next := Limits[name]
+		if text, ok := in.Own.Applied.Parameters[name]; ok {
+			n, err := strconv.Atoi(text)
+			if err != nil {
+				return false
+			}
+			next = n
+		}
+		lowers = lowers || next < now
+	}
+	master := in.Data.Master()
+	return !lowers || master != nil && master.UID != db.UID && master.Status.CurrentGeneration == master.Generation && in.Seen.Replayed >= wal.LSN(master.Status.XLogPos)
 }

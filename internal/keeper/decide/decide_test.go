@@ -209,6 +209,22 @@ func TestNext(t *testing.T) {
 		{"a pending restart waits for an operator", m(func(in *In) { in.Seen.PendingRestart = true }), None, nil},
 		{"a pending restart is done when asked for", m(func(in *In) { in.Seen.PendingRestart = true; on := true; in.Data.Cluster.Spec.AutomaticPgRestart = &on }), Restart, nil},
 
+		{"a standby lowers no limit before its master", s(func(in *In) {
+			in.Seen.PendingRestart, in.Seen.InForce = true, map[string]int{"max_connections": 120}
+			on := true
+			in.Data.Cluster.Spec.AutomaticPgRestart = &on
+		}), None, nil},
+		{"but after it", s(func(in *In) {
+			in.Seen.PendingRestart, in.Seen.InForce, in.Seen.Replayed = true, map[string]int{"max_connections": 120}, 100
+			on := true
+			in.Data.Cluster.Spec.AutomaticPgRestart = &on
+			in.Data.DBs["db1"].Status.CurrentGeneration = 5
+		}), Restart, nil},
+		{"a standby raises a limit at once", s(func(in *In) {
+			in.Seen.PendingRestart, in.Seen.InForce = true, map[string]int{"max_connections": 80}
+			on := true
+			in.Data.Cluster.Spec.AutomaticPgRestart = &on
+		}), Restart, nil},
 		{"a restart that didn't help is not done again", m(func(in *In) {
 			in.Seen.PendingRestart, in.Own.Restarted = true, true
 			on := true
