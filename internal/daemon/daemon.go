@@ -23,19 +23,34 @@ import (
 // Version is set when the program is built, by ./build.
 var Version = "No version defined at build time"
 
-// Context ends with the first SIGINT or SIGTERM. The second one exits at once:
-// whoever sends it has no more patience.
-func Context() (context.Context, context.CancelFunc) {
+// Context ends with the first SIGINT or SIGTERM. The second one calls force,
+// which ends the process: whoever sends it has no more patience. stop ends the
+// context and gives the signals back.
+func Context(force func()) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := make(chan os.Signal, 2)
-	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	over, ended := make(chan struct{}), make(chan struct{})
 	go func() {
-		<-c
-		cancel()
-		<-c
-		os.Exit(1)
+		defer close(ended)
+		select {
+		case <-signals:
+			cancel()
+		case <-over:
+			return
+		}
+		select {
+		case <-signals:
+			force()
+		case <-over:
+		}
 	}()
-	return ctx, cancel
+	return ctx, func() {
+		signal.Stop(signals)
+		close(over)
+		<-ended
+		cancel()
+	}
 }
 
 // NewUID returns a random identifier of 8 hexadecimal digits.
@@ -63,31 +78,24 @@ func Metrics(clusterName, component string) (*prometheus.Registry, error) {
 	return r, nil
 }
 
-// ServeMetrics serves r on address until ctx ends; on "" it serves nothing. The
-// listening socket is open when it returns; wait returns when ctx has ended, or
-// with the error that ended the serving before.
-func ServeMetrics(ctx context.Context, address string, r *prometheus.Registry) (wait func() error, err error) {
+// ServeMetrics listens on address, "" being nowhere. serve then serves r at
+// /metrics until ctx ends, or returns the error that ended it before; call it.
+func ServeMetrics(ctx context.Context, address string, r *prometheus.Registry) (serve func() error, err error) {
 	if address == "" {
 		return func() error { <-ctx.Done(); return nil }, nil
 	}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("metrics (--metrics-listen-address %s): %w", address, err)
+		return nil, fmt.Errorf("cannot serve metrics (--metrics-listen-address %s): %w", address, err)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.InstrumentMetricHandler(r, promhttp.HandlerFor(r, promhttp.HandlerOpts{})))
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
 	return func() error {
-		select {
-		case err := <-done:
-			return err
-		case <-ctx.Done():
-		}
-		srv.Close()
-		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
-			return err
+		stop := context.AfterFunc(ctx, func() { srv.Close() })
+		defer stop()
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve metrics on %s: %w", address, err)
 		}
 		return nil
 	}, nil

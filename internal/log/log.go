@@ -5,23 +5,25 @@ package log
 import (
 	"fmt"
 	"io"
-	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// Secret is a password or whatever must not be read in a log.
+const stars = "********"
+
+// Secret is a password or whatever else must not be read in a log. However it
+// is printed or encoded, stars come out; string(s) is what it holds.
 type Secret string
 
 // String hides the secret.
-func (Secret) String() string { return "********" }
+func (Secret) String() string { return stars }
 
-// GoString hides the secret from %#v.
-func (Secret) GoString() string { return "********" }
+// Format hides the secret from every verb of package fmt.
+func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, stars) }
 
 // MarshalText hides the secret from encoders.
-func (Secret) MarshalText() ([]byte, error) { return []byte("********"), nil }
+func (Secret) MarshalText() ([]byte, error) { return []byte(stars), nil }
 
 // ParseLevel reads debug, info, warn or error.
 func ParseLevel(s string) (zapcore.Level, error) {
@@ -35,16 +37,16 @@ func ParseLevel(s string) (zapcore.Level, error) {
 	case "error":
 		return zap.ErrorLevel, nil
 	}
-	return 0, fmt.Errorf("invalid log level: %s", s)
+	return 0, fmt.Errorf("invalid log level: %s; one of debug, info, warn, error", s)
 }
 
-// New returns a logger that writes to w: time, level, place, message and a
-// JSON object of the fields, separated by tabs.
+// New returns a logger that writes to w: time in the local zone, level, place,
+// message and a JSON object of the fields, separated by tabs.
 func New(w io.Writer, level zapcore.Level, colour bool) *zap.Logger {
 	c := zapcore.EncoderConfig{
 		TimeKey: "ts", LevelKey: "level", CallerKey: "caller", MessageKey: "msg",
 		LineEnding:     zapcore.DefaultLineEnding,
-		EncodeTime:     zapcore.TimeEncoder(encodeTime),
+		EncodeTime:     zapcore.ISO8601TimeEncoder,
 		EncodeLevel:    zapcore.CapitalLevelEncoder,
 		EncodeCaller:   zapcore.ShortCallerEncoder,
 		EncodeDuration: zapcore.StringDurationEncoder,
@@ -54,8 +56,4 @@ func New(w io.Writer, level zapcore.Level, colour bool) *zap.Logger {
 	}
 	core := zapcore.NewCore(zapcore.NewConsoleEncoder(c), zapcore.Lock(zapcore.AddSync(w)), level)
 	return zap.New(core, zap.AddCaller())
-}
-
-func encodeTime(t time.Time, enc zapcore.PrimitiveArrayEncoder) {
-	enc.AppendString(t.Format("2006-01-02T15:04:05.000Z0700"))
 }
