@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -184,9 +186,12 @@ func TestANewDBIsMadeStartedAndReported(t *testing.T) {
 
 func TestAQuietClusterIsSilentAndOnlyWritesHeartbeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
 		requests := map[memory.Kind]int{}
 		b := newBench(t)
 		b.hook = func(_ context.Context, r memory.Request) error {
+			mu.Lock()
+			defer mu.Unlock()
 			if r.Stage == memory.After {
 				requests[r.Kind]++
 			}
@@ -200,9 +205,13 @@ func TestAQuietClusterIsSilentAndOnlyWritesHeartbeats(t *testing.T) {
 		settle(10 * time.Second)
 		b.pg.took()
 		logged := b.logs.FilterLevelExact(zap.InfoLevel).Len()
+		mu.Lock()
 		clear(requests)
+		mu.Unlock()
 		first := b.info().InfoUID
 		settle(50 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
 		if n := b.logs.FilterLevelExact(zap.InfoLevel).Len() - logged; n != 0 {
 			t.Errorf("%d lines logged: %v", n, b.logs.All()[logged:])
 		}
@@ -293,10 +302,10 @@ func TestNothingIsStartedBeforeTheProcessIsRecorded(t *testing.T) {
 
 func TestTheInstanceIsLeftAloneWhileTheStoreIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		away := false
+		var away atomic.Bool
 		b := newBench(t)
 		b.hook = func(context.Context, memory.Request) error {
-			if away {
+			if away.Load() {
 				return errors.New("away")
 			}
 			return nil
@@ -305,7 +314,7 @@ func TestTheInstanceIsLeftAloneWhileTheStoreIsAway(t *testing.T) {
 		b.start()
 		settle(3 * time.Second)
 		b.pg.took()
-		away = true
+		away.Store(true)
 		b.edit(func(cd *cluster.ClusterData) { cd.Cluster.Status.Master = "db2" })
 		settle(2 * time.Minute)
 		b.wantCalls("store away")
@@ -313,7 +322,7 @@ func TestTheInstanceIsLeftAloneWhileTheStoreIsAway(t *testing.T) {
 		b.pg.kill()
 		settle(time.Minute)
 		b.wantCalls("store away, instance dead")
-		away = false
+		away.Store(false)
 		settle(10 * time.Second)
 		b.wantCalls("store back", "start")
 		if b.pg.config.Recovery == nil || b.pg.config.Recovery.PrimaryConninfo != "" {
@@ -324,13 +333,13 @@ func TestTheInstanceIsLeftAloneWhileTheStoreIsAway(t *testing.T) {
 }
 
 // elected makes db1 a standby of db2 first, and then the master.
-func elected(t *testing.T, sync bool) *bench {
+func elected(t *testing.T, synchronous bool) *bench {
 	b := newBench(t)
 	spec := &cluster.DBSpec{InitMode: cluster.InitResync, Role: cluster.RoleStandby, Followers: []string{},
 		FollowConfig: &cluster.FollowConfig{Type: cluster.FollowInternal, DBUID: "db2"}}
 	b.create(spec, func(cd *cluster.ClusterData) {
 		cd.Cluster.Status.Master = "db2"
-		cd.Cluster.Spec.SynchronousReplication = &sync
+		cd.Cluster.Spec.SynchronousReplication = &synchronous
 		cd.DBs["db2"] = &cluster.DB{UID: "db2", Generation: 1, Spec: &cluster.DBSpec{KeeperUID: "keeper2", Role: cluster.RoleMaster},
 			Status: cluster.DBStatus{ListenAddress: "host2", Port: "5432", SystemID: "7", TimelineID: 2, XLogPos: 100}}
 	})
@@ -515,13 +524,13 @@ func TestAShortDiskIsRefused(t *testing.T) {
 
 func TestARestartIsAnnounced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var downtime []string
+		var downtime atomic.Bool
 		b := newBench(t)
 		b.hook = func(_ context.Context, r memory.Request) error {
 			if r.Kind == memory.Commit && r.Stage == memory.After && strings.Contains(r.Key, "keepers/info") {
 				var i cluster.KeeperInfo
 				if err := json.Unmarshal(r.Ops[0].Value, &i); err == nil && i.Downtime != "" {
-					downtime = append(downtime, i.Downtime)
+					downtime.Store(true)
 				}
 			}
 			return nil
@@ -536,7 +545,7 @@ func TestARestartIsAnnounced(t *testing.T) {
 		b.pg.set(func() { b.pg.sample.PendingRestart = true })
 		b.pg.set(func() { b.pg.sticky = true })
 		settle(20 * time.Second)
-		if len(downtime) == 0 {
+		if !downtime.Load() {
 			t.Error("no downtime published")
 		}
 		b.wantCalls("pending restart", "stop fast", "start", "reload")
