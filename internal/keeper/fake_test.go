@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"stolon/internal/cluster"
 	"stolon/internal/postgresql"
 	"stolon/internal/postgresql/conf"
 	"stolon/internal/postgresql/wal"
@@ -24,9 +25,10 @@ type fake struct {
 	// block makes a base backup wait until it is given up.
 	block bool
 	// fails is the error of the next calls by name.
-	sticky bool // a pending restart stays one
-	fails  map[string]error
-	silent bool // it runs but does not answer
+	history []cluster.TimelineHistory // of a copy
+	sticky  bool                      // a pending restart stays one
+	fails   map[string]error
+	silent  bool // it runs but does not answer
 }
 
 func newFake() *fake { return &fake{fails: map[string]error{}} }
@@ -104,7 +106,7 @@ func (f *fake) BaseBackup(ctx context.Context, from postgresql.Source, _ func(st
 	}
 	return f.do("basebackup "+from.Host, func() {
 		f.look = postgresql.Look{Initialized: true, SystemID: "7", Checkpoint: 90, CheckpointTimeline: 2, Aside: f.look.Initialized}
-		f.sample = postgresql.Sample{SystemID: "7", TimelineID: 2, Position: 100}
+		f.sample = postgresql.Sample{SystemID: "7", TimelineID: 2, Position: 100, History: f.history}
 	})
 }
 
@@ -125,6 +127,10 @@ func (f *fake) Start(_ context.Context, c conf.Config, _ bool) error {
 		f.config = c
 		f.look.Running, f.look.PID, f.exited = true, f.look.PID+1, make(chan struct{})
 		f.look.StandbySignal = c.Recovery != nil
+		f.look.State = postgresql.InProduction
+		if c.Recovery != nil {
+			f.look.State = postgresql.InArchiveRecovery
+		}
 		f.sample.PendingRestart = f.sticky
 		f.configured()
 	})
@@ -150,7 +156,13 @@ func (f *fake) Stop(_ context.Context, mode postgresql.StopMode) error {
 	if !running {
 		return nil
 	}
-	return f.do("stop "+string(mode), f.down)
+	return f.do("stop "+string(mode), func() {
+		f.down()
+		f.look.State = postgresql.ShutDown
+		if f.look.StandbySignal {
+			f.look.State = postgresql.ShutDownInRecovery
+		}
+	})
 }
 
 func (f *fake) Reload(_ context.Context, c conf.Config) error {

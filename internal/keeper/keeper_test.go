@@ -458,6 +458,91 @@ func TestACopyThatIsNoLongerWantedIsGivenUp(t *testing.T) {
 	})
 }
 
+func TestACompleteCopyIsNotMadeAgainAfterACrash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := elected(t, false)
+		b.stop()
+		b.pg.took()
+		// As if the keeper had been killed just before it recorded the copy.
+		if err := b.files.Save("dbstate", []byte(`{"UID":"db1","Generation":0,"Initializing":true,"InitPGParameters":null}`)); err != nil {
+			t.Fatal(err)
+		}
+		b.edit(func(cd *cluster.ClusterData) {
+			cd.Keepers["keeper1"].Status.BootUUID = "boot2"
+			cd.DBs["db1"].Spec.InitMode = cluster.InitResync
+		})
+		b.start()
+		defer b.stop()
+		settle(time.Second)
+		b.wantCalls("after the crash", "start")
+	})
+}
+
+// returned is an old master that comes back after db2 was elected, with a new
+// db to be copied.
+func returned(t *testing.T, parked bool, creators string) *bench {
+	b := running(t, nil)
+	b.crash()
+	b.pg.kill()
+	b.pg.took()
+	b.edit(func(cd *cluster.ClusterData) {
+		cd.Cluster.Status.Master = "db2"
+		cd.Keepers["keeper1"].Status.BootUUID = "boot2"
+		cd.DBs["db2"] = &cluster.DB{UID: "db2", Generation: 1, Spec: &cluster.DBSpec{KeeperUID: "keeper2", Role: cluster.RoleMaster},
+			Status: cluster.DBStatus{ListenAddress: "host2", Port: "5432", SystemID: "7", TimelineID: 2, XLogPos: 100}}
+	})
+	if _, err := b.client.Commit(context.Background(), nil, []store.Op{{Key: b.client.ExtKey("timelines/cluster1/2"), Value: []byte(creators)}}); err != nil {
+		t.Fatal(err)
+	}
+	if parked {
+		b.start()
+		settle(time.Second)
+		b.wantCalls("replaced", "start")
+		if s := b.info().PostgresState; !s.Healthy || s.Primary || s.XLogPos != 20 {
+			t.Errorf("parked, it reported %+v", s)
+		}
+	}
+	b.edit(func(cd *cluster.ClusterData) {
+		delete(cd.DBs, "db1")
+		cd.DBs["db4"] = &cluster.DB{UID: "db4", Generation: 1, Spec: &cluster.DBSpec{KeeperUID: "keeper1", InitMode: cluster.InitResync, Role: cluster.RoleStandby,
+			FollowConfig: &cluster.FollowConfig{Type: cluster.FollowInternal, DBUID: "db2"}}}
+	})
+	if !parked {
+		b.start()
+	}
+	return b
+}
+
+func TestTheOldDataIsKeptUntilItIsKnownToHoldNothingMore(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		parked   bool
+		fork     uint64
+		creators string
+		dropped  bool
+	}{
+		{"its end was seen and is before the fork", true, 20, `["db2"]`, true},
+		{"its end was seen and is past the fork", true, 19, `["db2"]`, false},
+		{"its end was not seen", false, 20, `["db2"]`, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := returned(t, tt.parked, tt.creators)
+				defer b.stop()
+				b.pg.set(func() { b.pg.history = []cluster.TimelineHistory{{TimelineID: 1, SwitchPoint: tt.fork}} })
+				settle(time.Second)
+				calls := b.pg.took()
+				if !slices.Contains(calls, "basebackup host2") || slices.Contains(calls, "dropaside") != tt.dropped {
+					t.Errorf("calls %q, want the old data dropped: %t", calls, tt.dropped)
+				}
+				if kept := b.logs.FilterMessageSnippet("keeping the old data directory").Len(); (kept == 1) == tt.dropped {
+					t.Errorf("told %d times that it is kept", kept)
+				}
+			})
+		})
+	}
+}
+
 func TestASilentInstanceIsNotReportedAsFresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := running(t, nil)
