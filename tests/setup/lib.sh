@@ -37,6 +37,15 @@ need_postgres() {
 	find_postgres || die "apt-get installed no PostgreSQL of a supported version (13 to 18)"
 }
 
+# need_cc installs a C compiler, which the race detector needs.
+need_cc() {
+	command -v gcc >/dev/null || command -v cc >/dev/null && return 0
+	as_root || die "a C compiler is missing, which the race detector needs; install it with:  sudo apt-get install gcc libc6-dev"
+	say "installing a C compiler from Debian, for the race detector"
+	apt-get update -q >/dev/null
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -q gcc libc6-dev >/dev/null
+}
+
 # need_etcd builds etcd, as a pinned Go tool, into .test/bin, and sets ETCD_BIN.
 need_etcd() {
 	[ -z "${ETCD_BIN:-}" ] || return 0
