@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/user"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"stolon/internal/keeper"
 	"stolon/internal/postgresql/conf"
@@ -122,40 +124,59 @@ func (l *login) trim(log *zap.Logger) error {
 	return nil
 }
 
-// checkDirs checks what has to be there before anything else, and makes the
-// data directory.
-func (o *options) checkDirs() error {
+func (o *options) needDataDir() error {
 	if o.dataDir == "" {
-		return errors.New("data dir required")
+		return errors.New("data dir required (--data-dir)")
 	}
-	if err := o.Check(); err != nil {
-		return err
-	}
-	if err := keeper.CheckUser(); err != nil {
-		return err
-	}
+	return nil
+}
+
+// makeDataDir makes the data directory, or finds out now what PostgreSQL would
+// refuse later and less plainly.
+func (o *options) makeDataDir() error {
 	abs, err := filepath.Abs(o.dataDir)
 	if err != nil {
 		return fmt.Errorf("cannot create data dir: %w", err)
 	}
 	o.dataDir = abs
 	if err := os.MkdirAll(o.dataDir, 0o700); err != nil {
-		return fmt.Errorf("cannot create data dir: %w", err)
+		return fmt.Errorf("cannot create data dir: %w (--data-dir)", err)
 	}
-	fi, err := os.Stat(o.dataDir)
+	owner, mode, err := ownerAndMode(o.dataDir)
 	if err != nil {
-		return fmt.Errorf("cannot create data dir: %w", err)
+		return fmt.Errorf("cannot create data dir: %w (--data-dir)", err)
 	}
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("data dir %s (--data-dir) belongs to user %d, not to %d who runs the keeper: chown it", o.dataDir, st.Uid, os.Geteuid())
+	// A volume may belong to root and be writable for our group.
+	mayWrite := owner == 0 && unix.Access(o.dataDir, unix.W_OK|unix.X_OK) == nil
+	switch {
+	case owner != os.Geteuid() && !mayWrite:
+		return fmt.Errorf("wrong data dir owner or mode: %s (--data-dir) belongs to user %d, and user %d runs the keeper; chown it", o.dataDir, owner, os.Geteuid())
+	case owner == os.Geteuid() && mode.Perm()&0o700 != 0o700, mode.Perm()&0o002 != 0 && mode&fs.ModeSticky == 0:
+		return fmt.Errorf("wrong data dir owner or mode: %s (--data-dir) has mode %v, which must let its owner in and let nobody else write; chmod 0700 it", o.dataDir, mode)
 	}
-	if fi.Mode().Perm()&0o700 != 0o700 || fi.Mode().Perm()&0o002 != 0 {
-		return fmt.Errorf("data dir %s (--data-dir) has mode %04o: its owner must have all rights, and others must not write there; chmod 0700 it", o.dataDir, fi.Mode().Perm())
+	pgdata := filepath.Join(o.dataDir, "postgres")
+	switch owner, mode, err := ownerAndMode(pgdata); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("data dir (--data-dir): %w", err)
+	case owner != os.Geteuid() || mode.Perm()&0o027 != 0 || mode.Perm()&0o700 != 0o700:
+		return fmt.Errorf("wrong data dir owner or mode: %s (in --data-dir) belongs to user %d and has mode %v; PostgreSQL wants it to belong to user %d with mode 0700 or 0750", pgdata, owner, mode, os.Geteuid())
 	}
 	return nil
 }
 
-func (o *options) checkAddresses(log *zap.Logger) error {
+func ownerAndMode(path string) (uid int, mode fs.FileMode, err error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return 0, 0, err
+	}
+	return int(fi.Sys().(*syscall.Stat_t).Uid), fi.Mode(), nil
+}
+
+// checkAddresses fills in the advertised address, and warns of one that others
+// may not reach.
+func (o *options) checkAddresses(ctx context.Context, log *zap.Logger) error {
 	if o.listenAddress == "" {
 		return errors.New("--pg-listen-address is required")
 	}
@@ -168,20 +189,25 @@ func (o *options) checkAddresses(log *zap.Logger) error {
 	if o.advertiseAddress == "*" {
 		return errors.New("--pg-listen-address * needs a --pg-advertise-address at which others reach this host")
 	}
-	ip := net.ParseIP(o.advertiseAddress)
-	switch {
-	case ip == nil:
-		if _, err := net.LookupHost(o.advertiseAddress); err != nil {
+	ips := []string{o.advertiseAddress}
+	if net.ParseIP(o.advertiseAddress) == nil {
+		var err error
+		if ips, err = net.DefaultResolver.LookupHost(ctx, o.advertiseAddress); err != nil {
 			log.Warn("provided --pg-advertise-address can't be resolved", zap.String("address", o.advertiseAddress), zap.Error(err))
-		} else {
-			log.Warn("provided --pg-advertise-address is not an ip address but a hostname: better use an ip address", zap.String("address", o.advertiseAddress))
+			return nil
 		}
-	case ip.IsLoopback():
-		log.Warn("provided --pg-advertise-address is a loopback ip: others will not reach it from another host", zap.String("address", o.advertiseAddress))
+		log.Warn("provided --pg-advertise-address is not an ip address but a hostname, which others may resolve differently: better use an ip address", zap.String("address", o.advertiseAddress))
+	}
+	for _, s := range ips {
+		if ip := net.ParseIP(s); ip != nil && (ip.IsLoopback() || ip.IsUnspecified()) {
+			log.Warn("provided --pg-advertise-address is a loopback ip: other hosts will not reach it", zap.String("address", o.advertiseAddress), zap.String("ip", s))
+			break
+		}
 	}
 	return nil
 }
 
+// checkLogins checks and reads what the flags say of both roles.
 func (o *options) checkLogins(log *zap.Logger) error {
 	if !o.repl.knownMethod() {
 		return errors.New("--pg-repl-auth-method must be one of: md5, scram-sha-256, trust")

@@ -65,20 +65,19 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 // run checks everything in 0.17's order, then keeps the instance.
 func (o *options) run(ctx context.Context, d flagutil.Daemon) error {
 	log := d.Log()
-	if err := o.su.defaultUser(); err != nil {
-		return err
-	}
-	if err := o.checkDirs(); err != nil {
-		return err
-	}
-	if err := o.checkAddresses(log); err != nil {
-		return err
-	}
-	if err := o.checkLogins(log); err != nil {
-		return err
-	}
-	if err := o.checkPrograms(ctx, log); err != nil {
-		return err
+	for _, check := range []func() error{
+		o.su.defaultUser,
+		o.needDataDir,
+		o.Check,
+		keeper.CheckUser,
+		o.makeDataDir,
+		func() error { return o.checkAddresses(ctx, log) },
+		func() error { return o.checkLogins(log) },
+		func() error { return o.checkPrograms(ctx, log) },
+	} {
+		if err := check(); err != nil {
+			return err
+		}
 	}
 	if !o.noLock {
 		lock, err := keeper.LockDataDir(o.dataDir)

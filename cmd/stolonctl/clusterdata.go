@@ -2,11 +2,10 @@ package main
 
 import (
 	"bytes"
-	"context"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -29,13 +28,13 @@ func (c *ctl) clusterdataRead() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "read",
 		Short: "print the cluster data as JSON",
-		RunE: c.with(func(ctx context.Context, st *store.Client, _ []string) error {
-			cd, _, err := st.ClusterData(ctx)
+		RunE: c.with(func(st *store.Client, _ []string) error {
+			cd, _, err := c.read(st)
 			if err != nil {
-				return fmt.Errorf("cannot get cluster data: %w", err)
+				return err
 			}
 			if cd == nil || cd.Cluster == nil {
-				return errors.New(`no cluster clusterdata available; run "stolonctl init" first`)
+				return fmt.Errorf(`no cluster clusterdata available: cluster %q has none in this store, check --cluster-name and --store-prefix or run "stolonctl init"`, c.ClusterName)
 			}
 			out := store.Encode(cd)
 			if pretty {
@@ -59,16 +58,10 @@ func (c *ctl) clusterdataWrite() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "write",
 		Short: "write cluster data as JSON, as when moving to another store",
-		RunE: c.with(func(ctx context.Context, st *store.Client, _ []string) error {
-			if file == "" {
-				file = "-"
-			}
-			data, err := c.readInput(file)
+		RunE: c.with(func(st *store.Client, _ []string) error {
+			data, err := c.readInput(cmp.Or(file, "-"))
 			if err != nil {
-				if errors.Is(err, os.ErrNotExist) {
-					return err
-				}
-				return fmt.Errorf("error while reading data: %w", err)
+				return err
 			}
 			var cd *cluster.ClusterData
 			if err := json.Unmarshal(data, &cd); err != nil {
@@ -77,7 +70,7 @@ func (c *ctl) clusterdataWrite() *cobra.Command {
 			if err := cd.Check(); err != nil {
 				return fmt.Errorf("invalid cluster data: %w; nothing was written", err)
 			}
-			old, rev, err := st.ClusterData(ctx)
+			old, rev, err := c.read(st)
 			if err != nil {
 				return err
 			}
@@ -87,8 +80,8 @@ func (c *ctl) clusterdataWrite() *cobra.Command {
 				}
 				fmt.Fprintln(c.stdout, "WARNING: The current cluster data will be removed")
 			}
-			if err := c.replace(ctx, st, old == nil, rev, cd); err != nil {
-				return fmt.Errorf("failed to write cluster data into new store %w", err)
+			if err := c.replace(st, old, rev, cd); err != nil {
+				return fmt.Errorf("failed to write cluster data into new store: %w", err)
 			}
 			fmt.Fprintln(c.stdout, "successfully wrote cluster data into the new store")
 			return nil

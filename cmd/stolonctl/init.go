@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -16,32 +15,20 @@ func (c *ctl) init() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init [cluster spec as JSON]",
 		Short: "make a new cluster, forgetting an existing one",
-		RunE: c.with(func(ctx context.Context, st *store.Client, args []string) error {
+		Long:  "Make a new cluster from a cluster spec, by default {\"initMode\":\"new\"}, and forget an existing one.\nThe keepers' databases will be overwritten as the spec says.",
+		RunE: c.with(func(st *store.Client, args []string) error {
 			if err := tooMany(args, 1); err != nil {
 				return err
 			}
-			data := []byte(`{"initMode":"new"}`)
-			switch {
-			case len(args) == 1:
-				data = []byte(args[0])
-			case file != "":
-				var err error
-				if data, err = c.readInput(file); err != nil {
-					return err
-				}
-			}
-			spec, err := cluster.ParseSpec(data)
+			spec, err := c.initialSpec(args, file)
 			if err != nil {
-				return fmt.Errorf("failed to unmarshal cluster spec: %w", err)
+				return err
 			}
-			if err := spec.Validate(); err != nil {
-				return fmt.Errorf("invalid cluster spec: %w", err)
-			}
-			cd, rev, err := st.ClusterData(ctx)
+			old, rev, err := c.read(st)
 			if err != nil {
-				return fmt.Errorf("cannot get cluster data: %w", err)
+				return err
 			}
-			if cd != nil {
+			if old != nil {
 				fmt.Fprintln(c.stdout, "WARNING: The current cluster data will be removed")
 			}
 			fmt.Fprintln(c.stdout, "WARNING: The databases managed by the keepers will be overwritten depending on the provided cluster spec.")
@@ -50,7 +37,10 @@ func (c *ctl) init() *cobra.Command {
 					return err
 				}
 			}
-			return c.replace(ctx, st, cd == nil, rev, cluster.New(c.newUID(), spec, c.now()))
+			if err := c.replace(st, old, rev, cluster.New(c.newUID(), spec, c.now())); err != nil {
+				return fmt.Errorf("cannot update cluster data: %w", err)
+			}
+			return nil
 		}),
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "", `file with the cluster spec, "-" for standard input`)
@@ -58,25 +48,39 @@ func (c *ctl) init() *cobra.Command {
 	return cmd
 }
 
-// replace writes new cluster data. An existing cluster is replaced whatever
-// its sentinel writes meanwhile; where there was none, there still has to be
-// none.
-func (c *ctl) replace(ctx context.Context, st *store.Client, create bool, rev int64, cd *cluster.ClusterData) error {
-	// What 0.17 doesn't know belongs to the cluster that ends here.
-	ext, err := st.List(ctx, st.ExtKey(""))
+// initialSpec reads and checks the spec before anybody is asked anything.
+func (c *ctl) initialSpec(args []string, file string) (*cluster.Spec, error) {
+	data := []byte(`{"initMode":"new"}`)
+	switch {
+	case len(args) == 1:
+		data = []byte(args[0])
+	case file != "":
+		var err error
+		if data, err = c.readInput(file); err != nil {
+			return nil, err
+		}
+	}
+	spec, err := cluster.ParseSpec(data)
 	if err != nil {
-		return fmt.Errorf("cannot update cluster data: %w", err)
+		return nil, fmt.Errorf("failed to unmarshal cluster spec: %w", err)
 	}
-	ops := []store.Op{{Key: st.ClusterDataKey(), Value: store.Encode(cd)}}
-	for _, kv := range ext.KVs {
-		ops = append(ops, store.Op{Key: kv.Key, Delete: true})
+	if err := spec.Validate(); err != nil {
+		return nil, fmt.Errorf("invalid cluster spec: %w", err)
 	}
+	c.tellUnknown(data)
+	return spec, nil
+}
+
+// replace writes new cluster data. An existing cluster is replaced whatever
+// its sentinel wrote since it was read; where there was none, nobody else may
+// have made one meanwhile.
+func (c *ctl) replace(st *store.Client, old *cluster.ClusterData, rev int64, next *cluster.ClusterData) error {
 	var conds []store.Condition
-	if create {
+	if old == nil {
 		conds = []store.Condition{{Key: st.ClusterDataKey(), Revision: rev}}
 	}
-	if _, err := st.Commit(ctx, conds, ops); err != nil {
-		return fmt.Errorf("cannot update cluster data: %w", err)
-	}
-	return nil
+	ctx, cancel := c.request()
+	defer cancel()
+	_, err := st.Commit(ctx, conds, []store.Op{{Key: st.ClusterDataKey(), Value: store.Encode(next)}})
+	return err
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"stolon/internal/cluster"
 )
 
 // readInput reads a file, "-" being standard input.
@@ -22,6 +24,13 @@ func (c *ctl) readInput(name string) ([]byte, error) {
 		return nil, fmt.Errorf("cannot read file: %w", err)
 	}
 	return b, nil
+}
+
+// tellUnknown warns of fields that are ignored, which are mostly misspelled.
+func (c *ctl) tellUnknown(spec []byte) {
+	for _, field := range cluster.UnknownFields(spec) {
+		fmt.Fprintf(c.stderr, "WARNING: the cluster spec has no field %q; it is ignored\n", field)
+	}
 }
 
 // confirm asks until the answer is yes or no.

@@ -1,11 +1,11 @@
 package main
 
 import (
-	"context"
 	"errors"
 
 	"github.com/spf13/cobra"
 
+	"stolon/internal/flagutil"
 	"stolon/internal/store"
 )
 
@@ -14,10 +14,11 @@ func (c *ctl) register() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "register",
 		Short: "register the cluster's dbs for service discovery (not supported yet)",
-		RunE: c.with(func(context.Context, *store.Client, []string) error {
+		RunE: c.with(func(*store.Client, []string) error {
 			return errors.New("register is not supported yet by this version: it comes with the consul backend")
 		}),
 	}
+	flagutil.AddVersion(cmd)
 	fs := cmd.Flags()
 	fs.String("register-backend", "consul", "service discovery to register with")
 	fs.String("register-endpoints", "http://127.0.0.1:8500", "its endpoints")

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 
@@ -15,10 +14,10 @@ func (c *ctl) spec() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "spec",
 		Short: "print the cluster spec",
-		RunE: c.with(func(ctx context.Context, st *store.Client, _ []string) error {
-			cd, _, err := st.ClusterData(ctx)
+		RunE: c.with(func(st *store.Client, _ []string) error {
+			cd, _, err := c.read(st)
 			if err != nil {
-				return fmt.Errorf("cannot get cluster data: %w", err)
+				return err
 			}
 			if err := c.usable(cd); err != nil {
 				return err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -51,11 +50,13 @@ func (c *ctl) status() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "print the state of the cluster",
-		RunE: c.with(func(ctx context.Context, st *store.Client, _ []string) error {
+		RunE: c.with(func(st *store.Client, _ []string) error {
+			ctx, cancel := c.request()
+			defer cancel()
 			// One snapshot, so that no two parts of the output disagree.
 			state, err := st.State(ctx)
 			if err != nil {
-				return err
+				return fmt.Errorf("cannot get cluster data: %w", err)
 			}
 			if state.DataErr != nil {
 				return fmt.Errorf("cannot get cluster data: %w", state.DataErr)

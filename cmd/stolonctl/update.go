@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -17,21 +16,22 @@ func (c *ctl) update() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "update [cluster spec as JSON]",
 		Short: "replace or patch the cluster spec",
-		RunE: c.with(func(ctx context.Context, st *store.Client, args []string) error {
+		RunE: c.with(func(st *store.Client, args []string) error {
 			data, err := c.updateInput(args, file)
 			if err != nil {
 				return err
 			}
-			return c.change(ctx, st, func(cd *cluster.ClusterData) error {
+			err = c.change(st, func(cd *cluster.ClusterData) error {
 				next, err := nextSpec(cd.Cluster.Spec, data, patch)
 				if err != nil {
 					return err
 				}
-				if err := cd.UpdateSpec(next, c.now()); err != nil {
-					return fmt.Errorf("Cannot update cluster spec: %w", err) //nolint:staticcheck // 0.17's words
-				}
-				return nil
+				return c.updateSpec(cd, next)
 			})
+			if err == nil {
+				c.tellUnknown(data)
+			}
+			return err
 		}),
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "", `file with the cluster spec or patch, "-" for standard input`)
@@ -54,6 +54,14 @@ func (c *ctl) updateInput(args []string, file string) ([]byte, error) {
 	return c.readInput(file)
 }
 
+func (c *ctl) updateSpec(cd *cluster.ClusterData, next *cluster.Spec) error {
+	if err := cd.UpdateSpec(next, c.now()); err != nil {
+		return fmt.Errorf("Cannot update cluster spec: %w", err) //nolint:staticcheck // 0.17's words
+	}
+	return nil
+}
+
+// nextSpec is what the input makes of the old spec.
 func nextSpec(old *cluster.Spec, data []byte, patch bool) (*cluster.Spec, error) {
 	if patch {
 		next, err := old.Patch(data)

@@ -2,7 +2,7 @@ package flagutil
 
 import (
 	"errors"
-	"strings"
+	"fmt"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -13,24 +13,21 @@ import (
 
 // Common are the flags of every program.
 type Common struct {
-	ClusterName      string
-	StoreBackend     string
-	StoreEndpoints   string
-	StoreTimeout     time.Duration
-	StorePrefix      string
-	StoreCertFile    string
-	StoreKey         string
-	StoreCAFile      string
-	StoreSkipVerify  bool
-	MetricsAddress   string
-	KubeResourceKind string
-	LogLevel         string
+	ClusterName     string
+	StoreBackend    string
+	StoreEndpoints  string
+	StoreTimeout    time.Duration
+	StorePrefix     string
+	StoreCertFile   string
+	StoreKey        string
+	StoreCAFile     string
+	StoreSkipVerify bool
+	MetricsAddress  string
+	LogLevel        string
 
 	// Of the daemons.
 	LogColor bool
 	Debug    bool
-	// Of stolonctl.
-	Kubeconfig, KubeContext, KubeNamespace string
 }
 
 // Add adds the flags that every program has.
@@ -45,7 +42,7 @@ func (c *Common) Add(fs *pflag.FlagSet) {
 	fs.StringVar(&c.StoreCAFile, "store-ca-file", "", "certificates that the store's is verified with, PEM (default the system's)")
 	fs.BoolVar(&c.StoreSkipVerify, "store-skip-tls-verify", false, "do not verify the store's certificate (insecure)")
 	fs.StringVar(&c.MetricsAddress, "metrics-listen-address", "", "host:port to serve Prometheus metrics on; empty serves none")
-	fs.StringVar(&c.KubeResourceKind, "kube-resource-kind", "", "kept for 0.17; the kubernetes backend is not supported")
+	fs.String("kube-resource-kind", "", "kept for 0.17; the kubernetes backend is not supported")
 	fs.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
 }
 
@@ -58,17 +55,23 @@ func (c *Common) AddDaemon(fs *pflag.FlagSet) {
 
 // AddCtl adds the flags that only stolonctl has.
 func (c *Common) AddCtl(fs *pflag.FlagSet) {
-	for name, p := range map[string]*string{"kubeconfig": &c.Kubeconfig, "kube-context": &c.KubeContext, "kube-namespace": &c.KubeNamespace} {
-		fs.StringVar(p, name, "", "kept for 0.17; the kubernetes backend is not supported")
+	for _, name := range []string{"kubeconfig", "kube-context", "kube-namespace"} {
+		fs.String(name, "", "kept for 0.17; the kubernetes backend is not supported")
 	}
 }
 
 // Check reports the first thing wrong with what finds the cluster.
 func (c *Common) Check() error {
 	if c.ClusterName == "" {
-		return errors.New("cluster name required")
+		return errors.New("cluster name required (--cluster-name)")
 	}
-	return c.store().Check()
+	if err := c.store().Check(); err != nil {
+		return err
+	}
+	if c.StoreTimeout <= 0 {
+		return fmt.Errorf("--store-timeout must be positive, not %s", c.StoreTimeout)
+	}
+	return nil
 }
 
 func (c *Common) store() open.Config {
@@ -84,5 +87,5 @@ func (c *Common) Open() (*store.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return store.NewClient(b, strings.TrimSpace(c.StorePrefix), c.ClusterName), nil
+	return store.NewClient(b, c.StorePrefix, c.ClusterName), nil
 }

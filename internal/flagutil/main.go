@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/term"
 
@@ -17,35 +18,46 @@ import (
 	"stolon/internal/store"
 )
 
-// Execute runs a root command with flags from the environment and args, and
-// returns the exit code.
+// Execute runs a daemon's root command with flags from the environment and
+// args, and returns the exit code. An error is told by one fatal log line.
 func Execute(cmd *cobra.Command, prefix string, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	cmd.Version = daemon.Version
-	cmd.SilenceUsage, cmd.SilenceErrors = true, true
-	cmd.Args = cobra.ArbitraryArgs
-	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.SetArgs(args)
-	cmd.SetOut(stdout)
-	cmd.SetErr(stderr)
+	cmd.Args = cobra.ArbitraryArgs // 0.17 ignores them
+	Prepare(cmd, args, stdout, stderr)
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		fmt.Fprintf(stderr, "Error: %v\n%s\n", err, c.UsageString())
 		return err
 	})
-	logger := log.New(stderr, zap.InfoLevel, false)
-	if err := FromEnv(cmd.PersistentFlags(), prefix, getenv); err != nil {
-		fatal(logger, err)
-		return 1
+	err := FromEnv(cmd.PersistentFlags(), prefix, getenv)
+	if err == nil {
+		err = cmd.Execute()
 	}
-	if err := cmd.Execute(); err != nil {
-		fatal(logger, err)
+	if err != nil {
+		log.New(stderr, zap.InfoLevel, false).WithOptions(zap.WithFatalHook(noExit{})).Fatal(err.Error())
 		return 1
 	}
 	return 0
 }
 
-// fatal logs the error that ends the program, which then exits by itself.
-func fatal(l *zap.Logger, err error) {
-	l.WithOptions(zap.WithFatalHook(noExit{})).Fatal(err.Error())
+// noExit lets a fatal line be logged by code that returns its exit code.
+type noExit struct{}
+
+func (noExit) OnWrite(*zapcore.CheckedEntry, []zapcore.Field) {}
+
+// Prepare makes a root command speak like those of 0.17.
+func Prepare(cmd *cobra.Command, args []string, stdout, stderr io.Writer) {
+	cmd.SilenceUsage, cmd.SilenceErrors = true, true
+	cmd.CompletionOptions.DisableDefaultCmd = true
+	cmd.SetArgs(args)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	cmd.Flags().SetOutput(stderr) // of notices about deprecated flags
+	AddVersion(cmd)
+}
+
+// AddVersion adds --version to a command, without cobra's -v.
+func AddVersion(cmd *cobra.Command) {
+	cmd.Version = daemon.Version
+	cmd.Flags().Bool("version", false, "print the version")
 }
 
 // Daemon is a daemon that starts.
@@ -61,21 +73,22 @@ type Parts struct {
 	Metrics prometheus.Registerer
 }
 
-// Main makes the logger of a daemon and runs it until a signal comes.
+// Main makes the logger of a daemon and runs it until a signal comes. A second
+// signal ends the process.
 func (c *Common) Main(cmd *cobra.Command, component string, stderr io.Writer, run func(context.Context, Daemon) error) error {
 	level, err := log.ParseLevel(c.LogLevel)
-	if err != nil {
-		return err
-	}
 	if c.Debug {
-		level = zap.DebugLevel
+		level, err = zap.DebugLevel, nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w (--log-level)", err)
 	}
 	colour := c.LogColor
 	if f, ok := stderr.(*os.File); ok && !cmd.Flags().Changed("log-color") {
 		colour = term.IsTerminal(int(f.Fd()))
 	}
-	ctx, cancel := daemon.Context()
-	defer cancel()
+	ctx, stop := daemon.Context(func() { os.Exit(1) })
+	defer stop()
 	return run(ctx, Daemon{component: component, log: log.New(stderr, level, colour)})
 }
 
@@ -89,29 +102,25 @@ func (d Daemon) Run(ctx context.Context, c *Common, loop func(context.Context, P
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	serving, err := daemon.ServeMetrics(ctx, c.MetricsAddress, registry)
-	if err != nil {
-		return err
-	}
 	st, err := c.Open()
 	if err != nil {
 		return fmt.Errorf("cannot create %s: %w", d.component, err)
 	}
 	defer st.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	serve, err := daemon.ServeMetrics(ctx, c.MetricsAddress, registry)
+	if err != nil {
+		return err
+	}
 	var g errgroup.Group
 	g.Go(func() error {
 		defer cancel()
-		return loop(ctx, Parts{Store: st, Log: d.log, Metrics: registry})
+		return serve()
 	})
 	g.Go(func() error {
-		err := serving()
-		if err != nil {
-			d.log.Error("metrics are no longer served, stopping", zap.Error(err))
-		}
-		cancel()
-		return nil
+		defer cancel()
+		return loop(ctx, Parts{Store: st, Log: d.log, Metrics: registry})
 	})
 	return g.Wait()
 }

@@ -31,7 +31,7 @@ type Config struct {
 func (c Config) Check() error {
 	switch c.Backend {
 	case "":
-		return errors.New("store backend type required")
+		return errors.New("store backend type required (--store-backend etcdv3)")
 	case "etcdv3":
 		return nil
 	case "etcd", "etcdv2":
@@ -39,7 +39,7 @@ func (c Config) Check() error {
 	case "consul", "kubernetes":
 		return fmt.Errorf("store backend %q is not supported yet by this build; use --store-backend etcdv3", c.Backend)
 	}
-	return fmt.Errorf("Unknown store backend: %q", c.Backend) //nolint:staticcheck // 0.17's words
+	return fmt.Errorf("Unknown store backend: %q (--store-backend); use etcdv3", c.Backend) //nolint:staticcheck // 0.17's words
 }
 
 // Backend opens the store. It doesn't wait for it to answer: a store that is
