@@ -173,7 +173,7 @@ func children(pid int) []int {
 func (k *Keeper) destroy() {
 	k.Kill()
 	endPostgres(k.PGDir())
-	for _, f := range k.shared {
+	for _, f := range append(k.shared, "/tmp/.s.PGSQL."+k.Port, "/tmp/.s.PGSQL."+k.Port+".lock") {
 		_ = os.Remove(f) // unless PostgreSQL did, at its next start
 	}
 }

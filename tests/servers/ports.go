@@ -54,6 +54,10 @@ func Port(t testing.TB) int {
 }
 
 func free(port int) bool {
+	// PostgreSQL's socket that another user's server left there when it was killed.
+	if _, err := os.Lstat(fmt.Sprintf("/tmp/.s.PGSQL.%d.lock", port)); err == nil {
+		return false
+	}
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		return false
