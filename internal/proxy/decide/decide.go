@@ -10,12 +10,12 @@ import (
 	"stolon/internal/cluster"
 )
 
-// Route is where clients are led.
+// Route is the master as the cluster data names it, and whether this proxy may
+// lead clients there. Two that differ never share a connection.
 type Route struct {
-	// DB and Address (host:port, as advertised, not resolved) of the master;
-	// both "" lead nowhere.
-	DB      string
-	Address string
+	DB      string // UID; "" when no master is named
+	Address string // host:port as advertised, not resolved; "" when the DB is unknown
+	Enabled bool   // lead there; never without an Address
 }
 
 // Result is what one look at the cluster data means for a proxy.
@@ -30,9 +30,13 @@ type Result struct {
 	// Good: the look counts as a successful check once what is to be published
 	// is published.
 	Good bool
-	// Why the route is empty, in 0.17's words; "" when it isn't.
+	// Why nobody is led anywhere, in 0.17's words; "" when the route is enabled.
 	Why string
 }
+
+// Promise is the ProxyTimeout to publish while current is the one in force: the
+// longer, so that nobody counts on less than what this proxy still acts on.
+func (r Result) Promise(current time.Duration) time.Duration { return max(current, r.Timeout) }
 
 // Look decides from the cluster data, nil when there is none, and the error
 // that made it unusable.
@@ -55,14 +59,16 @@ func Look(cd *cluster.ClusterData, bad error, uid string) Result {
 		return r
 	}
 	r.Generation = cd.Proxy.Generation
-	db := cd.DBs[cd.Proxy.Spec.MasterDBUID]
-	switch {
-	case db == nil:
+	r.Route.DB = cd.Proxy.Spec.MasterDBUID
+	db := cd.DBs[r.Route.DB]
+	if r.Route.DB == "" || db == nil {
 		r.Why = "no db object available, closing connections to master"
-	case !slices.Contains(cd.Proxy.Spec.EnabledProxies, uid):
+		return r
+	}
+	r.Route.Address = net.JoinHostPort(db.Status.ListenAddress, db.Status.Port)
+	r.Route.Enabled = slices.Contains(cd.Proxy.Spec.EnabledProxies, uid)
+	if !r.Route.Enabled {
 		r.Why = "not proxying to master address since we aren't in the enabled proxies list"
-	default:
-		r.Route = Route{DB: db.UID, Address: net.JoinHostPort(db.Status.ListenAddress, db.Status.Port)}
 	}
 	return r
 }

@@ -1,25 +1,178 @@
 package forward
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
 )
 
-// endOf passes the end of one direction on, keeping the other one open: a
-// client that has sent all may still wait for its answer.
-func endOf(dst net.Conn, readErr error) error {
-	if !errors.Is(readErr, io.EOF) {
-		return readErr
-	}
-	if c, ok := dst.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
-	}
-	return readErr
+// pair is a client with its connection to the master.
+type pair struct {
+	f      *Forwarder
+	number uint64 // in the order they came
+	epoch  uint64 // the pair may carry bytes only in this one
+	cancel context.CancelFunc
+
+	mu     sync.Mutex
+	client net.Conn
+	server net.Conn // nil until dialled
+	closed bool
 }
 
-// resetConn closes c so that nothing more is sent.
-func resetConn(c net.Conn) {
+// serve leads one client.
+func (f *Forwarder) serve(client net.Conn) {
+	if c, ok := client.(interface {
+		SetKeepAliveConfig(net.KeepAliveConfig) error
+	}); ok {
+		// A client that is already gone is found out by reading from it.
+		_ = c.SetKeepAliveConfig(f.o.KeepAlive)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	defer cancel()
+	p := &pair{f: f, client: client, cancel: cancel}
+	target, ok := f.register(p)
+	if !ok {
+		client.Close()
+		return
+	}
+	defer f.forget(p)
+	server, err := f.o.Dial(ctx, target)
+	if err != nil {
+		f.o.Log.Debug("cannot reach the master", zap.String("address", target), zap.Error(err))
+		p.close()
+		return
+	}
+	if p.attach(server) {
+		p.move()
+	}
+}
+
+// register notes a client before its master is dialled, so that a cut finds it.
+func (f *Forwarder) register(p *pair) (target string, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.target == "" || !f.InTime() {
+		return "", false
+	}
+	f.last++
+	p.number = f.last
+	p.epoch = f.epoch.Load()
+	f.pairs[p] = struct{}{}
+	return f.target, true
+}
+
+// forget is called once both connections are closed.
+func (f *Forwarder) forget(p *pair) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.pairs, p)
+}
+
+// attach adds the dialled connection, unless a cut came first.
+func (p *pair) attach(server net.Conn) bool {
+	p.mu.Lock()
+	p.server = server
+	p.mu.Unlock()
+	// From here on a cut closes the server too; one that came before has
+	// raised the epoch.
+	if !p.allowed() {
+		p.reset()
+		return false
+	}
+	return true
+}
+
+// allowed is the look between a read and its write.
+func (p *pair) allowed() bool {
+	return p.f.InTime() && p.f.epoch.Load() == p.epoch
+}
+
+// move passes bytes both ways until both have ended, or one failed.
+func (p *pair) move() {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		p.copy(p.server, p.client)
+	}()
+	p.copy(p.client, p.server)
+	// Nobody answers any more. A client that has not noticed, idle in a pool,
+	// must not hold two descriptors for ever.
+	timer := time.AfterFunc(halfOpen, p.close)
+	<-ended
+	timer.Stop()
+	p.close()
+}
+
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// copy passes bytes from src to dst, and the end of them. A failure closes
+// both, so that the other direction ends too.
+//
+// Not io.Copy: that one splices inside the runtime, where nobody looks at the
+// clock between the read and the write.
+func (p *pair) copy(dst, src net.Conn) {
+	buf := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buf)
+	for {
+		n, err := src.Read(buf[:])
+		if !p.allowed() {
+			p.reset()
+			return
+		}
+		if n > 0 {
+			if _, err := dst.Write(buf[:n]); err != nil {
+				p.close()
+				return
+			}
+		}
+		if err != nil {
+			if !passEnd(dst, err) {
+				p.close()
+			}
+			return
+		}
+	}
+}
+
+// passEnd passes the end of one direction on, keeping the other one open: a
+// client that has sent all may still wait for its answer. It reports false
+// when that is not possible.
+func passEnd(dst net.Conn, readErr error) bool {
+	c, ok := dst.(interface{ CloseWrite() error })
+	return ok && errors.Is(readErr, io.EOF) && c.CloseWrite() == nil
+}
+
+// reset closes both connections without sending what is still buffered, and
+// gives up a dial under way. They are closed when it returns, whoever did it.
+func (p *pair) reset() {
+	p.cancel()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.f.cutOff.Add(1)
+	}
+	p.closed = true
+	reset(p.client)
+	reset(p.server)
+}
+
+// close closes both connections in order.
+func (p *pair) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	p.client.Close()
+	if p.server != nil {
+		p.server.Close()
+	}
+}
+
+func reset(c net.Conn) {
 	if c == nil {
 		return
 	}

@@ -5,13 +5,17 @@
 // and its write, because after a pause of the process nothing else runs in
 // time (protocols.md P3 to P5).
 //
-// Start with Forwarder. It knows nothing of the store or of PostgreSQL.
+// It knows nothing of the store or of PostgreSQL. Start with Forwarder, the
+// route and its end; conn.go is one client.
 package forward
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,10 +28,12 @@ import (
 const (
 	// dialTimeout is how long a client waits for a master that doesn't answer.
 	dialTimeout = 5 * time.Second
-	bufferSize  = 32 << 10
-	// acceptPause is the longest pause after an accept error, such as too many
-	// open files.
-	acceptPause = time.Second
+	// halfOpen is how long a client may go on sending after its master has
+	// ended, as long as Linux keeps such a socket.
+	halfOpen = time.Minute
+	// shortPause and longPause bound the wait after an accept error, such as
+	// too many open files.
+	shortPause, longPause = 5 * time.Millisecond, time.Second
 )
 
 // Options is what a Forwarder needs.
@@ -47,11 +53,11 @@ type Forwarder struct {
 	mu     sync.Mutex
 	target string // "" nowhere
 	pairs  map[*pair]struct{}
+	last   uint64 // number of the newest pair
 	timer  *time.Timer
-	group  sync.WaitGroup
+	group  sync.WaitGroup // every goroutine, and the timer while it is armed
 
-	// For the metrics.
-	Accepted, CutOff atomic.Int64
+	accepted, cutOff atomic.Int64
 }
 
 // New returns a Forwarder that leads nowhere.
@@ -59,12 +65,16 @@ func New(o Options) *Forwarder {
 	return &Forwarder{o: o, pairs: map[*pair]struct{}{}}
 }
 
-// Open counts the connections that are being served.
+// Open counts the connections that are being served, Accepted those ever
+// accepted, and CutOff those of them that a cut or the deadline ended.
 func (f *Forwarder) Open() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.pairs)
 }
+
+func (f *Forwarder) Accepted() int64 { return f.accepted.Load() }
+func (f *Forwarder) CutOff() int64   { return f.cutOff.Load() }
 
 // Target returns where new clients are led, "" for nowhere.
 func (f *Forwarder) Target() string {
@@ -73,48 +83,62 @@ func (f *Forwarder) Target() string {
 	return f.target
 }
 
-// Deadline returns until when bytes may flow.
+// Deadline returns until when, by the clock, bytes may flow.
 func (f *Forwarder) Deadline() time.Duration { return time.Duration(f.deadline.Load()) }
 
-// Lead makes address the target of new clients. Another target than before
-// cuts every connection first.
-func (f *Forwarder) Lead(address string) {
-	if f.Target() != address {
+// InTime reports whether bytes may flow. It reads the deadline before the
+// clock, so a pause in between errs on the safe side.
+func (f *Forwarder) InTime() bool {
+	deadline := f.Deadline()
+	return f.o.Clock() < deadline
+}
+
+// Lead makes address the target of new clients, and until the deadline of all.
+// It cuts first if the target was another one, and if the last deadline has
+// passed: what should have been cut then must not come to life again.
+func (f *Forwarder) Lead(address string, until time.Duration) {
+	if f.Target() != address || !f.InTime() {
 		f.Cut()
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.target = address
+	f.arm(until)
 }
 
-// Extend lets bytes flow until deadline, and calls expired, once, when that
-// passes without another Extend; everything has been cut by then. What should
-// have been cut since the last deadline is cut now.
-func (f *Forwarder) Extend(deadline time.Duration, expired func()) {
-	if !f.inTime() {
-		target := f.Target()
-		f.Cut()
-		defer f.Lead(target)
-	}
-	f.deadline.Store(int64(deadline))
+// Shorten brings the deadline forward to until, unless it is earlier already.
+func (f *Forwarder) Shorten(until time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.timer != nil {
-		f.timer.Stop()
+	if until < f.Deadline() {
+		f.arm(until)
 	}
-	f.timer = time.AfterFunc(deadline-f.o.Clock(), func() {
-		if !f.inTime() {
-			f.Cut()
-			expired()
-		}
-	})
 }
 
-// inTime reads the deadline before the clock, so a pause in between errs on
-// the safe side.
-func (f *Forwarder) inTime() bool {
-	deadline := f.Deadline()
-	return f.o.Clock() < deadline
+// arm sets the deadline and the timer that cuts then. It is called with mu held.
+func (f *Forwarder) arm(until time.Duration) {
+	f.deadline.Store(int64(until))
+	f.disarm()
+	f.group.Add(1)
+	f.timer = time.AfterFunc(max(until-f.o.Clock(), time.Millisecond), f.ring)
+}
+
+func (f *Forwarder) disarm() {
+	if f.timer != nil && f.timer.Stop() {
+		f.group.Done()
+	}
+}
+
+// ring cuts, if the deadline is still the one that the timer was armed for.
+// The timer's clock is not o.Clock: it may stand still while that one goes on,
+// which is why it is not relied upon, and it may be ahead.
+func (f *Forwarder) ring() {
+	defer f.group.Done()
+	if !f.cut(func() bool { return !f.InTime() }) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.arm(f.Deadline())
+	}
 }
 
 // Cut closes every connection and leads nowhere. When it returns no byte of an
@@ -122,181 +146,71 @@ func (f *Forwarder) inTime() bool {
 // nothing. Sockets are reset rather than closed in order: an acknowledgement
 // not yet sent must not reach the client, nor a request the old master.
 func (f *Forwarder) Cut() {
+	f.cut(func() bool { return true })
+}
+
+// cut cuts if it is due, which it reports.
+func (f *Forwarder) cut(due func() bool) bool {
 	f.mu.Lock()
+	if !due() {
+		f.mu.Unlock()
+		return false
+	}
 	f.epoch.Add(1)
 	f.target = ""
-	pairs := f.pairs
-	f.pairs = map[*pair]struct{}{}
+	pairs := slices.SortedFunc(maps.Keys(f.pairs), func(a, b *pair) int { return cmp.Compare(a.number, b.number) })
 	f.mu.Unlock()
-	for p := range pairs {
+	// Also those that another cut is closing just now: this one may be the one
+	// after which the proxy publishes.
+	for _, p := range pairs {
 		p.reset()
-	}
-	f.CutOff.Add(int64(len(pairs)))
-}
-
-// Close cuts, and waits for every goroutine of the Forwarder to end. Listeners
-// are to be closed before.
-func (f *Forwarder) Close() {
-	f.Cut()
-	f.mu.Lock()
-	if f.timer != nil {
-		f.timer.Stop()
-	}
-	f.mu.Unlock()
-	f.group.Wait()
-}
-
-// Serve accepts clients until l is closed. Errors of accept are waited out:
-// existing connections are worth more than the new ones that can't be had.
-func (f *Forwarder) Serve(l net.Listener) {
-	pause := time.Duration(0)
-	for {
-		conn, err := l.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			pause = min(max(2*pause, 5*time.Millisecond), acceptPause)
-			f.o.Log.Warn("cannot accept a connection, trying on", zap.Error(err))
-			time.Sleep(pause)
-			continue
-		}
-		pause = 0
-		f.Accepted.Add(1)
-		f.group.Go(func() { f.serve(conn) })
-	}
-}
-
-// serve leads one client.
-func (f *Forwarder) serve(client net.Conn) {
-	if c, ok := client.(interface {
-		SetKeepAliveConfig(net.KeepAliveConfig) error
-	}); ok {
-		// A client that is already gone is found out by reading from it.
-		_ = c.SetKeepAliveConfig(f.o.KeepAlive)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
-	defer cancel()
-	p := &pair{f: f, client: client, cancel: cancel}
-	target, ok := f.register(p)
-	if !ok {
-		client.Close()
-		return
-	}
-	defer f.forget(p)
-	server, err := f.o.Dial(ctx, target)
-	if err != nil {
-		f.o.Log.Debug("cannot reach the master", zap.String("address", target), zap.Error(err))
-		p.close()
-		return
-	}
-	if !p.attach(server) {
-		return
-	}
-	p.move()
-}
-
-// register notes a client before its master is dialled, so that a cut finds it.
-func (f *Forwarder) register(p *pair) (target string, ok bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.target == "" {
-		return "", false
-	}
-	p.epoch = f.epoch.Load()
-	f.pairs[p] = struct{}{}
-	return f.target, true
-}
-
-func (f *Forwarder) forget(p *pair) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.pairs, p)
-}
-
-// pair is a client with its connection to the master.
-type pair struct {
-	f      *Forwarder
-	epoch  uint64 // the pair may carry bytes only in this one
-	cancel context.CancelFunc
-
-	mu     sync.Mutex
-	client net.Conn
-	server net.Conn
-}
-
-// attach adds the dialled connection, unless a cut came first.
-func (p *pair) attach(server net.Conn) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.server = server
-	if !p.allowed() {
-		resetConn(p.client)
-		resetConn(server)
-		return false
 	}
 	return true
 }
 
-// allowed is the look between a read and its write.
-func (p *pair) allowed() bool {
-	return p.f.inTime() && p.f.epoch.Load() == p.epoch
+// Close cuts, and waits for every goroutine of the Forwarder to end. Every
+// Serve must have returned.
+func (f *Forwarder) Close() {
+	f.Cut()
+	f.mu.Lock()
+	f.disarm()
+	f.deadline.Store(0)
+	f.mu.Unlock()
+	f.group.Wait()
 }
 
-// move passes bytes both ways until both have ended, or one failed.
-func (p *pair) move() {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		p.copy(p.client, p.server)
-	}()
-	p.copy(p.server, p.client)
-	<-done
-	p.close()
-}
-
-var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
-
-// copy passes bytes from src to dst, and the end of them. A failure closes
-// both, so that the other direction ends too.
-func (p *pair) copy(dst, src net.Conn) {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+// Serve accepts clients until l is closed; ctx ends just before. Errors of
+// accept are waited out: existing connections are worth more than the new ones
+// that can't be had.
+func (f *Forwarder) Serve(ctx context.Context, l net.Listener) {
+	pause := time.Duration(0)
 	for {
-		n, err := src.Read(*buf)
-		if !p.allowed() {
-			p.reset()
-			return
-		}
-		if n > 0 {
-			if _, err := dst.Write((*buf)[:n]); err != nil {
-				p.close()
-				return
+		conn, err := l.Accept()
+		switch {
+		case err == nil:
+			if pause == longPause {
+				f.o.Log.Info("connections can be accepted again")
 			}
-		}
-		if err != nil {
-			if endOf(dst, err) != nil {
-				p.close()
-			}
+			pause = 0
+			f.accepted.Add(1)
+			f.group.Go(func() { f.serve(conn) })
+			continue
+		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
 			return
+		case pause != longPause && 2*pause >= longPause:
+			// Not one client that went away while it waited: it lasts.
+			f.o.Log.Warn("cannot accept connections, trying on", zap.Error(err))
 		}
+		pause = min(max(2*pause, shortPause), longPause)
+		wait(ctx, pause)
 	}
 }
 
-// reset closes both connections without sending what is still buffered.
-func (p *pair) reset() {
-	p.cancel()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	resetConn(p.client)
-	resetConn(p.server)
-}
-
-func (p *pair) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.client.Close()
-	if p.server != nil {
-		p.server.Close()
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
 	}
 }
