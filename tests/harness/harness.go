@@ -516,6 +516,17 @@ func (c *Cluster) AwaitInSync(timeout time.Duration, standbys ...*Keeper) {
 	})
 }
 
+// AwaitSynchronous waits until the master has synchronous standbys and all of
+// them are known in sync.
+func (c *Cluster) AwaitSynchronous(timeout time.Duration) {
+	c.t.Helper()
+	c.AwaitData(timeout, "the synchronous standbys are known in sync", func(cd *cluster.ClusterData) bool {
+		m := cd.Master()
+		return m != nil && len(m.Spec.SynchronousStandbys) > 0 && len(m.Spec.ExternalSynchronousStandbys) == 0 &&
+			slices.Equal(m.Spec.SynchronousStandbys, m.Status.SynchronousStandbys)
+	})
+}
+
 // Leader is the sentinel that leads.
 func (c *Cluster) Leader() *Sentinel {
 	c.t.Helper()

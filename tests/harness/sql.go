@@ -267,6 +267,20 @@ func (w *Writer) AwaitRows(t testing.TB, timeout time.Duration, n int) {
 	})
 }
 
+// AwaitRowsSince waits until n rows are acknowledged after then.
+func (w *Writer) AwaitRowsSince(t testing.TB, timeout time.Duration, then time.Time, n int) {
+	t.Helper()
+	Await(t, timeout, fmt.Sprintf("%d rows are written again", n), func() (string, bool) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		i := len(w.times)
+		for i > 0 && w.times[i-1].After(then) {
+			i--
+		}
+		return fmt.Sprintf("%d; last error: %v", len(w.times)-i, w.last), len(w.times)-i >= n
+	})
+}
+
 // Gap is the longest time without an acknowledgement since then.
 func (w *Writer) Gap(since time.Time) time.Duration {
 	w.mu.Lock()
