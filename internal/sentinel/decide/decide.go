@@ -148,6 +148,10 @@ func Next(in In, mem Memory) Decision {
 
 // operate moves an initialised cluster one step.
 func (p *pass) operate() {
+	if p.set.Role != cluster.RoleMaster {
+		p.wait(Error, "standby clusters are not supported yet", Event{Why: "nothing is decided; a sentinel of 0.17 can go on leading this cluster"})
+		return
+	}
 	p.removeDeadKeepers()
 	master := p.cd.Master()
 	if master == nil {

@@ -25,6 +25,7 @@ var update = flag.Bool("update", false, "write the outcome of the scripts into t
 //	spec JSON          the cluster spec (before the first tick: its start)
 //	keeper UID...      keepers come up
 //	old-keeper UID...  keepers of 0.17 come up
+//	no-master UID...   keepers come up that can't be master
 //	proxy UID...       proxies come up
 //	tick D             D passes, second by second
 //	silence UID...     keepers or proxies stop reporting
@@ -38,6 +39,8 @@ var update = flag.Bool("update", false, "write the outcome of the scripts into t
 //	write N UID...     the instances' position advances by N bytes
 //	position UID N     …or is N
 //	timeline UID N P   the instance is on timeline N, which forked at P
+//	ahead UID N        the keeper has applied N generations more than the store holds
+//	oldest UID NAME    the oldest WAL segment that the instance has
 //	fail UID           stolonctl failkeeper
 //	newleader          another sentinel takes over, with an empty memory
 //	gap D              nobody reaches the store for D
@@ -84,10 +87,12 @@ type world struct {
 }
 
 type fakeKeeper struct {
+	noMaster                               bool
 	old, silent, broken, hold, unconfirmed bool
 	state                                  *cluster.PostgresState
 	position, timeline                     uint64
 	history                                []cluster.TimelineHistory
+	oldest                                 string
 }
 
 type fakeProxy struct{ silent bool }
@@ -153,9 +158,9 @@ func (w *world) command(f []string, rest string) {
 	switch f[0] {
 	case "spec":
 		w.spec(rest)
-	case "keeper", "old-keeper":
+	case "keeper", "old-keeper", "no-master":
 		for _, uid := range args {
-			w.keepers[uid] = &fakeKeeper{old: f[0] == "old-keeper", timeline: 1, position: 1000}
+			w.keepers[uid] = &fakeKeeper{old: f[0] == "old-keeper", noMaster: f[0] == "no-master", timeline: 1, position: 1000}
 		}
 	case "proxy":
 		for _, uid := range args {
@@ -201,6 +206,12 @@ func (w *world) command(f []string, rest string) {
 		k := w.keepers[args[0]]
 		k.history = append(k.history, cluster.TimelineHistory{TimelineID: k.timeline, SwitchPoint: number(args[2])})
 		k.timeline = number(args[1])
+	case "ahead":
+		k := w.keepers[args[0]]
+		k.hold = true
+		k.state.Generation += int64(number(args[1]))
+	case "oldest":
+		w.keepers[args[0]].oldest = args[1]
 	case "fail":
 		w.cd.Keepers[args[0]].Status.ForceFail = true
 	case "newleader":
@@ -220,6 +231,9 @@ func (w *world) report() {
 			continue
 		}
 		info := cluster.KeeperInfo{InfoUID: w.uid("i"), UID: uid, ClusterUID: w.cd.Cluster.UID, BootUUID: "boot-" + uid}
+		if k.noMaster {
+			info.CanBeMaster = new(bool)
+		}
 		if !k.old {
 			info.Features = []cluster.Feature{cluster.FailClosedPromotion}
 		}
@@ -260,6 +274,7 @@ func (w *world) apply(k *fakeKeeper, db *cluster.DB) {
 	}
 	st.Healthy = !k.broken
 	st.TimelineID, st.XLogPos, st.TimelinesHistory = k.timeline, k.position, k.history
+	st.OlderWalFile = k.oldest
 	st.ReceiverUp = false
 	if f := db.Spec.FollowConfig; f != nil && w.cd.DBs[f.DBUID] != nil {
 		if m := w.keepers[w.cd.DBs[f.DBUID].Spec.KeeperUID]; m != nil && !m.silent && !m.broken {
