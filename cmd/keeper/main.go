@@ -33,7 +33,12 @@ type options struct {
 	noLock                       bool
 }
 
+// run returns the exit code.
 func run(args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	return flagutil.Execute(command(stderr), "STKEEPER", args, getenv, stdout, stderr)
+}
+
+func command(stderr io.Writer) *cobra.Command {
 	var o options
 	cmd := &cobra.Command{
 		Use:   "stolon-keeper",
@@ -59,7 +64,7 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 	fs.BoolVar(&o.canBeMaster, "can-be-master", true, "this keeper's db may become master")
 	fs.BoolVar(&o.canBeSync, "can-be-synchronous-replica", true, "this keeper's db may become a synchronous standby")
 	fs.BoolVar(&o.noLock, "disable-data-dir-locking", false, "do not lock the data directory; only where its file system has no locks")
-	return flagutil.Execute(cmd, "STKEEPER", args, getenv, stdout, stderr)
+	return cmd
 }
 
 // run checks everything in 0.17's order, then keeps the instance.

@@ -30,7 +30,12 @@ type options struct {
 	idle, count, interval int
 }
 
+// run returns the exit code.
 func run(args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	return flagutil.Execute(command(stderr), "STPROXY", args, getenv, stdout, stderr)
+}
+
+func command(stderr io.Writer) *cobra.Command {
 	var o options
 	cmd := &cobra.Command{
 		Use:   "stolon-proxy",
@@ -48,7 +53,7 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 	fs.IntVar(&o.idle, "tcp-keepalive-idle", 0, "seconds of silence before a client is probed; 0 is the system's default")
 	fs.IntVar(&o.count, "tcp-keepalive-count", 0, "unanswered probes before a client is given up; 0 is the system's default")
 	fs.IntVar(&o.interval, "tcp-keepalive-interval", 0, "seconds between probes of a client; 0 is the system's default")
-	return flagutil.Execute(cmd, "STPROXY", args, getenv, stdout, stderr)
+	return cmd
 }
 
 func (o *options) run(ctx context.Context, d flagutil.Daemon) error {

@@ -4,8 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -13,7 +11,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
 
 	"stolon/internal/clock"
 	"stolon/internal/cluster"
@@ -31,19 +28,24 @@ type options struct {
 	initialSpec string
 }
 
+// run returns the exit code.
 func run(args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	return flagutil.Execute(command(stderr), "STSENTINEL", args, getenv, stdout, stderr)
+}
+
+func command(stderr io.Writer) *cobra.Command {
 	var o options
 	cmd := &cobra.Command{
 		Use:   "stolon-sentinel",
 		Short: "watch a cluster and decide its master",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.Main(cmd, "sentinel", stderr, func(ctx context.Context, d flagutil.Daemon) error { return o.run(ctx, d) })
+			return o.Main(cmd, "sentinel", stderr, o.run)
 		},
 	}
 	o.Add(cmd.PersistentFlags())
 	o.AddDaemon(cmd.PersistentFlags())
 	cmd.PersistentFlags().StringVar(&o.initialSpec, "initial-cluster-spec", "", "file with the cluster spec, JSON, that a cluster is made from when the store has no cluster data")
-	return flagutil.Execute(cmd, "STSENTINEL", args, getenv, stdout, stderr)
+	return cmd
 }
 
 func (o *options) run(ctx context.Context, d flagutil.Daemon) error {
@@ -55,20 +57,19 @@ func (o *options) run(ctx context.Context, d flagutil.Daemon) error {
 		return fmt.Errorf("cannot create sentinel: %w", err)
 	}
 	return d.Run(ctx, &o.Common, func(ctx context.Context, p flagutil.Parts) error {
-		uid := daemon.NewUID()
 		s, err := sentinel.New(sentinel.Options{
-			UID: uid, InitialSpec: spec, Store: p.Store, Clock: clock.Boot, Wall: time.Now, NewUID: daemon.NewUID, Pick: rand.IntN,
+			UID: daemon.NewUID(), InitialSpec: spec, Store: p.Store, Clock: clock.Boot, Wall: time.Now, NewUID: daemon.NewUID, Pick: rand.IntN,
 			Log: p.Log, Metrics: p.Metrics, StoreTimeout: o.StoreTimeout,
 		})
 		if err != nil {
 			return fmt.Errorf("cannot create sentinel: %w", err)
 		}
-		p.Log.Debug("starting", zap.String("uid", uid))
 		return s.Run(ctx)
 	})
 }
 
-// spec reads --initial-cluster-spec.
+// spec reads --initial-cluster-spec. It is checked at each start, though used
+// only when the store has no cluster data.
 func (o *options) spec() (*cluster.Spec, error) {
 	if o.initialSpec == "" {
 		return nil, nil
@@ -77,12 +78,9 @@ func (o *options) spec() (*cluster.Spec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read provided initial cluster config file: %w", err)
 	}
-	var s *cluster.Spec
-	if err := json.Unmarshal(b, &s); err != nil {
+	s, err := cluster.ParseSpec(b)
+	if err != nil {
 		return nil, fmt.Errorf("cannot parse provided initial cluster config: %w", err)
-	}
-	if s == nil {
-		return nil, errors.New("cannot parse provided initial cluster config: it is null")
 	}
 	if err := s.Validate(); err != nil {
 		return nil, fmt.Errorf("invalid initial cluster: %w", err)

@@ -46,19 +46,8 @@ type ctl struct {
 // run returns the exit code. Errors are told in plain text.
 func run(args []string, w world) int {
 	c := &ctl{world: w}
-	root := &cobra.Command{
-		Use:   "stolonctl",
-		Short: "administer a stolon cluster",
-		Args:  knownCommand,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	root := c.root()
 	flagutil.Prepare(root, args, w.stdout, w.stderr)
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return fmt.Errorf("Error: %w\n%s", err, strings.TrimSpace(cmd.UsageString())) //nolint:staticcheck // 0.17's words
-	})
-	c.Add(root.PersistentFlags())
-	c.AddCtl(root.PersistentFlags())
-	root.AddCommand(c.status(), c.spec(), c.update(), c.init(), c.promote(), c.failkeeper(), c.removekeeper(), c.clusterdata(), c.register(), c.version())
 	err := flagutil.FromEnv(root.PersistentFlags(), "STOLONCTL", w.getenv)
 	if err == nil {
 		err = root.Execute()
@@ -68,6 +57,22 @@ func run(args []string, w world) int {
 		return 1
 	}
 	return 0
+}
+
+func (c *ctl) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "stolonctl",
+		Short: "administer a stolon cluster",
+		Args:  knownCommand,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("Error: %w\n%s", err, strings.TrimSpace(cmd.UsageString())) //nolint:staticcheck // 0.17's words
+	})
+	c.Add(root.PersistentFlags())
+	c.AddCtl(root.PersistentFlags())
+	root.AddCommand(c.status(), c.spec(), c.update(), c.init(), c.promote(), c.failkeeper(), c.removekeeper(), c.clusterdata(), c.register(), c.version())
+	return root
 }
 
 // knownCommand refuses what is left of the arguments of the root command.

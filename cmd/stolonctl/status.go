@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -109,7 +110,7 @@ func report(st *store.State, leader string) statusReport {
 	}
 	r.Cluster.Available = st.Data.DBs != nil
 	if m := st.Data.Master(); m != nil {
-		r.Cluster.MasterDBUID, r.Cluster.MasterKeeperUID = m.UID, m.Spec.KeeperUID
+		r.Cluster.MasterDBUID, r.Cluster.MasterKeeperUID = st.Data.Cluster.Status.Master, m.Spec.KeeperUID
 	}
 	return r
 }
@@ -122,7 +123,7 @@ func (r statusReport) print(w io.Writer, cd *cluster.ClusterData) {
 	if len(r.Sentinels) == 0 {
 		fmt.Fprintln(w, "No active sentinels")
 	} else {
-		fmt.Fprintf(tab, "ID\t\tLEADER\n")
+		fmt.Fprintf(tab, "ID\tLEADER\n")
 		for _, s := range r.Sentinels {
 			fmt.Fprintf(tab, "%s\t%t\n", s.UID, s.Leader)
 			tab.Flush()
@@ -165,18 +166,15 @@ func section(w io.Writer, title string) { fmt.Fprintf(w, "%s\n\n", title) }
 // may go in circles: each db is printed once.
 func printFollowers(w io.Writer, cd *cluster.ClusterData, uid, indent string, seen map[string]bool) {
 	seen[uid] = true
-	var followers []*cluster.DB
-	for _, f := range cd.DBs[uid].Spec.Followers {
-		if db := cd.DBs[f]; db != nil && db.Spec != nil && !seen[f] {
-			followers = append(followers, db)
-		}
-	}
-	for i, db := range followers {
+	followers := slices.DeleteFunc(slices.Clone(cd.DBs[uid].Spec.Followers), func(f string) bool {
+		return cd.DBs[f] == nil || seen[f]
+	})
+	for i, f := range followers {
 		branch, more := "├─", "│ "
 		if i == len(followers)-1 {
 			branch, more = "└─", "  "
 		}
-		fmt.Fprintf(w, "%s%s%s\n", indent, branch, db.Spec.KeeperUID)
-		printFollowers(w, cd, db.UID, indent+more, seen)
+		fmt.Fprintf(w, "%s%s%s\n", indent, branch, cd.DBs[f].Spec.KeeperUID)
+		printFollowers(w, cd, f, indent+more, seen)
 	}
 }
