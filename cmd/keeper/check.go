@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -260,13 +261,10 @@ var programs = []string{"postgres", "initdb", "pg_basebackup", "pg_rewind"}
 // checkPrograms finds out now what would otherwise fail in the middle of a
 // failover.
 func (o *options) checkPrograms(ctx context.Context, log *zap.Logger) error {
-	where := "in $PATH; name their directory with --pg-bin-path"
-	if o.binPath != "" {
-		where = "in --pg-bin-path " + o.binPath
-	}
+	where := cmp.Or(o.binPath, "$PATH")
 	for _, name := range programs {
 		if _, err := lookPath(o.binPath, name); err != nil {
-			return fmt.Errorf("PostgreSQL's program %s is not %s", name, where)
+			return fmt.Errorf("PostgreSQL's program %s is not in %s; --pg-bin-path must name the directory with the programs of PostgreSQL 13 to 18", name, where)
 		}
 	}
 	instance, err := o.instance(log)
@@ -276,7 +274,7 @@ func (o *options) checkPrograms(ctx context.Context, log *zap.Logger) error {
 	defer instance.Close()
 	major, _, err := instance.Version(ctx)
 	if err != nil {
-		return fmt.Errorf("cannot tell PostgreSQL's version %s: %w", where, err)
+		return fmt.Errorf("cannot tell the version of PostgreSQL in %s (--pg-bin-path): %w", where, err)
 	}
 	if err := conf.CheckVersion(major); err != nil {
 		return fmt.Errorf("%w (--pg-bin-path)", err)

@@ -87,7 +87,7 @@ func (o *options) run(ctx context.Context, d flagutil.Daemon) error {
 	if !o.noLock {
 		lock, err := keeper.LockDataDir(o.dataDir)
 		if err != nil {
-			return err
+			return fmt.Errorf("%w (--data-dir)", err)
 		}
 		defer lock.Close()
 		log.Info("exclusive lock on data dir taken")

@@ -246,9 +246,9 @@ func TestPrograms(t *testing.T) {
 		{"postgres (PostgreSQL) 18beta1", "", ""},
 		{"postgres (PostgreSQL) 12.22", "", "12"},
 		{"postgres (PostgreSQL) 19.0", "", "19"},
-		{"something else", "", "cannot tell PostgreSQL's version"},
-		{"postgres (PostgreSQL) 15.1", "initdb", "program initdb is not in --pg-bin-path"},
-		{"postgres (PostgreSQL) 15.1", "postgres", "program postgres is not in --pg-bin-path"},
+		{"something else", "", "cannot tell the version of PostgreSQL in "},
+		{"postgres (PostgreSQL) 15.1", "initdb", "program initdb is not in /"},
+		{"postgres (PostgreSQL) 15.1", "postgres", "program postgres is not in /"},
 	}
 	for _, tt := range tests {
 		o := valid()
@@ -263,7 +263,7 @@ func TestPrograms(t *testing.T) {
 	o := valid()
 	o.dataDir = t.TempDir()
 	l, _ := logger()
-	if err := o.checkPrograms(t.Context(), l); err == nil || !strings.Contains(err.Error(), "pg_rewind is not in $PATH; name their directory with --pg-bin-path") {
+	if err := o.checkPrograms(t.Context(), l); err == nil || !strings.Contains(err.Error(), "pg_rewind is not in $PATH; --pg-bin-path must") {
 		t.Errorf("checkPrograms = %v", err)
 	}
 }

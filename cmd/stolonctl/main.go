@@ -47,7 +47,7 @@ type ctl struct {
 func run(args []string, w world) int {
 	c := &ctl{world: w}
 	root := c.root()
-	flagutil.Prepare(root, args, w.stdout, w.stderr)
+	flagutil.Prepare(root, "STOLONCTL", args, w.stdout, w.stderr)
 	err := flagutil.FromEnv(root.PersistentFlags(), "STOLONCTL", w.getenv)
 	if err == nil {
 		err = root.Execute()

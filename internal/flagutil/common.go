@@ -53,10 +53,13 @@ func (c *Common) AddDaemon(fs *pflag.FlagSet) {
 	_ = fs.MarkDeprecated("debug", "use --log-level=debug instead") // the flag exists
 }
 
-// AddCtl adds the flags that only stolonctl has.
+// AddCtl adds the flags that only stolonctl has, after Add.
 func (c *Common) AddCtl(fs *pflag.FlagSet) {
 	for _, name := range []string{"kubeconfig", "kube-context", "kube-namespace"} {
 		fs.String(name, "", "kept for 0.17; the kubernetes backend is not supported")
+	}
+	for _, name := range []string{"metrics-listen-address", "log-level"} {
+		fs.Lookup(name).Usage = "kept for 0.17; stolonctl doesn't look at it"
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 // args, and returns the exit code. An error is told by one fatal log line.
 func Execute(cmd *cobra.Command, prefix string, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	cmd.Args = cobra.ArbitraryArgs // 0.17 ignores them
-	Prepare(cmd, args, stdout, stderr)
+	Prepare(cmd, prefix, args, stdout, stderr)
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		fmt.Fprintf(stderr, "Error: %v\n%s\n", err, c.UsageString())
 		return err
@@ -43,8 +43,10 @@ type noExit struct{}
 
 func (noExit) OnWrite(*zapcore.CheckedEntry, []zapcore.Field) {}
 
-// Prepare makes a root command speak like those of 0.17.
-func Prepare(cmd *cobra.Command, args []string, stdout, stderr io.Writer) {
+// Prepare makes a root command, whose flags are in the environment by prefix
+// too, speak like those of 0.17.
+func Prepare(cmd *cobra.Command, prefix string, args []string, stdout, stderr io.Writer) {
+	cmd.Long = fmt.Sprintf("%s\n\nEach flag can be set in the environment too: --store-backend by %s.", cmd.Short, EnvName(prefix, "store-backend"))
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.SetArgs(args)

@@ -32,7 +32,7 @@ func Check(t *testing.T, root *cobra.Command, prefix string) {
 	if err := json.Unmarshal(list, &flags); err != nil {
 		t.Fatal(err)
 	}
-	flagutil.Prepare(root, nil, io.Discard, io.Discard)
+	flagutil.Prepare(root, prefix, nil, io.Discard, io.Discard)
 	seen := 0
 	for _, want := range flags {
 		if want.Binary != root.Name() || want.Command == "help" { // cobra's own
