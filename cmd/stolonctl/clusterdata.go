@@ -67,17 +67,17 @@ func (c *ctl) clusterdataWrite() *cobra.Command {
 			if err := json.Unmarshal(data, &cd); err != nil {
 				return fmt.Errorf("invalid cluster data: %w", err)
 			}
-			if err := cd.Check(); err != nil {
-				return fmt.Errorf("invalid cluster data: %w; nothing was written", err)
-			}
 			old, rev, err := c.read(st)
 			if err != nil {
 				return err
 			}
+			if old != nil && !yes {
+				return errors.New("WARNING: cluster data already available use --yes to override")
+			}
+			if err := cd.Check(); err != nil {
+				return fmt.Errorf("invalid cluster data: %w; nothing was written", err)
+			}
 			if old != nil {
-				if !yes {
-					return errors.New("WARNING: cluster data already available use --yes to override")
-				}
 				fmt.Fprintln(c.stdout, "WARNING: The current cluster data will be removed")
 			}
 			if err := c.replace(st, old, rev, cd); err != nil {
