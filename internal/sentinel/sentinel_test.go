@@ -51,6 +51,13 @@ func (r *room) hook(ctx context.Context, q memory.Request) error {
 	return nil
 }
 
+// written counts a client's writes of the cluster data.
+func (r *room) written(uid string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.writes[uid+" "+r.client().ClusterDataKey()]
+}
+
 func (r *room) cutOff(uid string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -106,8 +113,7 @@ func TestSentinelCreatesTheClusterOnce(t *testing.T) {
 		if err != nil || cd == nil || cd.Cluster.Status.Phase != cluster.Initializing {
 			t.Fatalf("cluster data %+v, %v; want a cluster that is initializing", cd, err)
 		}
-		key := r.client().ClusterDataKey()
-		if got := r.writes["s1 "+key] + r.writes["s2 "+key]; got != 1 {
+		if got := r.written("s1") + r.written("s2"); got != 1 {
 			t.Errorf("the cluster data was written %d times, want once", got)
 		}
 		stop1()
@@ -157,9 +163,9 @@ func TestQuietClusterWritesHeartbeatsOnly(t *testing.T) {
 		stop := r.sentinel("s1")
 		time.Sleep(20 * time.Second)
 		before := r.logs.Len()
-		writes := r.writes["s1 "+r.client().ClusterDataKey()]
+		writes := r.written("s1")
 		time.Sleep(10 * time.Minute)
-		if got := r.writes["s1 "+r.client().ClusterDataKey()]; got != writes {
+		if got := r.written("s1"); got != writes {
 			t.Errorf("%d more writes of the cluster data in ten quiet minutes", got-writes)
 		}
 		for _, e := range r.logs.All()[before:] {
