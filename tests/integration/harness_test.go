@@ -588,15 +588,23 @@ func (k *keeperProcess) awaitRows(statement string, want ...string) {
 }
 
 // awaitCaughtUp waits until the standby has received all that the master has
-// written, and the store says so.
+// written by now, and both have told the store so.
 func (c *testCluster) awaitCaughtUp(k *keeperProcess) {
 	c.t.Helper()
+	var end uint64
+	await(c.t, 30*time.Second, "the master's position", func() error {
+		rows, err := c.master().query("select pg_current_wal_flush_lsn() - '0/0'")
+		if err == nil {
+			end, err = strconv.ParseUint(rows[0], 10, 64)
+		}
+		return err
+	})
 	await(c.t, 60*time.Second, k.uid+" to catch up", func() error {
 		st := c.state()
-		m := st.Data.Master()
-		mine, masters := st.Keepers[k.uid].PostgresState, st.Keepers[m.Spec.KeeperUID].PostgresState
-		if mine == nil || masters == nil || mine.XLogPos < masters.XLogPos {
-			return errors.New("behind")
+		for _, uid := range []string{k.uid, st.Data.Master().Spec.KeeperUID} {
+			if p := st.Keepers[uid].PostgresState; p == nil || p.XLogPos < end {
+				return fmt.Errorf("%s is behind", uid)
+			}
 		}
 		return nil
 	})

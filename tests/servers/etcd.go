@@ -102,8 +102,32 @@ func (e *Etcd) Stop() { e.end(unix.SIGTERM) }
 // Kill ends it at once, also when it is frozen.
 func (e *Etcd) Kill() { e.end(unix.SIGKILL) }
 
-// Freeze stops its execution: connections stay and nothing answers.
-func (e *Etcd) Freeze() { e.signal(unix.SIGSTOP) }
+// Freeze stops its execution: connections stay and nothing answers. The signal
+// takes a moment to reach every thread; it has when Freeze returns.
+func (e *Etcd) Freeze() {
+	e.t.Helper()
+	e.signal(unix.SIGSTOP)
+	for range 1000 {
+		if e.stopped() {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	e.t.Fatal("etcd does not stop on SIGSTOP")
+}
+
+// stopped: every thread's state is T.
+func (e *Etcd) stopped() bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", e.cmd.Process.Pid))
+	for _, path := range threads {
+		b, _ := os.ReadFile(path)
+		_, rest, ok := strings.Cut(string(b), ") ")
+		if ok && !strings.HasPrefix(rest, "T") {
+			return false
+		}
+	}
+	return len(threads) > 0
+}
 
 // Resume undoes Freeze.
 func (e *Etcd) Resume() { e.signal(unix.SIGCONT) }
