@@ -51,6 +51,7 @@ func ordinary(run func() int) (int, error) {
 	if err := findBinaries(); err != nil {
 		return 0, err
 	}
+	os.Setenv("PGBIN", PGBin())
 	scratch, err := os.MkdirTemp(scratchParent(), "stolon-harness-")
 	if err != nil {
 		return 0, err

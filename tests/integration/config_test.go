@@ -52,9 +52,7 @@ func TestWalLevelIsReplicaOrLogical(t *testing.T) {
 	}
 	k.Restart()
 	k.SQL().AwaitQuery(soon, "show wal_level", "replica")
-	mark = k.Mark()
 	c.Patch(`{"pgParameters":{"wal_level":"logical"}}`)
-	k.AwaitLog(soon, mark, "postgres parameters changed, reloading postgres instance")
 	k.SQL().AwaitQuery(soon, "select setting, pending_restart from pg_settings where name = 'wal_level'", "replica|true")
 	k.Restart()
 	k.SQL().AwaitQuery(soon, "show wal_level", "logical")
