@@ -23,7 +23,8 @@ func (p *pass) silenceLimit(info cluster.KeeperInfo) time.Duration {
 func (p *pass) recordKeepers() {
 	for _, uid := range cluster.SortedKeys(p.mem.keepers) {
 		s := p.mem.keepers[uid]
-		if p.cd.Keepers[uid] == nil && s.proven && p.Boot <= s.since+p.silenceLimit(s.info) {
+		// A farewell is no wish to take part: whoever was stopped to be removed stays so.
+		if p.cd.Keepers[uid] == nil && s.proven && !s.info.Stopping && p.Boot <= s.since+p.silenceLimit(s.info) {
 			p.cd.Keepers[uid] = &cluster.Keeper{
 				UID:        uid,
 				Generation: 1,

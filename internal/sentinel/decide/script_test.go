@@ -30,6 +30,8 @@ var update = flag.Bool("update", false, "write the outcome of the scripts into t
 //	tick D             D passes, second by second
 //	silence UID...     keepers or proxies stop reporting
 //	speak UID...       they go on
+//	stop UID...        keepers stop, saying so
+//	remove UID         stolonctl removekeeper
 //	broken UID...      keepers go on reporting, but their instance is not well
 //	well UID...
 //	hold UID...        keepers go on, but apply nothing new
@@ -190,6 +192,18 @@ func (w *world) command(f []string, rest string) {
 				w.fakes[uid].silent = f[0] == "silence"
 			}
 		}
+	case "stop":
+		for _, uid := range args {
+			w.keepers[uid].silent = true
+			info := w.infos[uid]
+			info.InfoUID, info.Stopping = w.uid("i"), true
+			w.infos[uid] = info
+		}
+	case "remove":
+		if db := w.cd.DBOf(args[0]); db != nil {
+			delete(w.cd.DBs, db.UID)
+		}
+		delete(w.cd.Keepers, args[0])
 	case "broken", "well":
 		each(func(k *fakeKeeper) { k.broken = f[0] == "broken" })
 	case "hold", "apply":
