@@ -90,7 +90,7 @@ func inSync(s *postgresql.Sample, floor wal.LSN) []string {
 // sampleLoop looks at the instance every half sleepInterval, when asked to,
 // and often while something is to come about.
 func (k *Keeper) sampleLoop(ctx context.Context) {
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(fastSample) // the first look is converge's
 	defer timer.Stop()
 	var hurrying time.Duration // since when; 0: not
 	for {

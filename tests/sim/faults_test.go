@@ -140,7 +140,7 @@ func init() {
 		return map[string]int{"mixed": mixed, "crashes": crashes, "partitions": partitions}
 	}
 	faults = []fault{
-		{"kill host", wild(6, 14, 3), func(n *nemesis) (func(), time.Duration) {
+		{"kill host", map[string]int{"mixed": 6, "crashes": 14, "partitions": 3, "slow store": 4}, func(n *nemesis) (func(), time.Duration) {
 			p := n.pick("keeper")
 			n.s.trace("fault: kill %s and its postgres", p.id)
 			p.kill()
@@ -247,7 +247,7 @@ func init() {
 		{"cut sentinel from store", all(3), func(n *nemesis) (func(), time.Duration) {
 			return n.cut("sentinel from store", pair(n.pick("sentinel").name, "store")), n.lasting()
 		}},
-		{"cut keeper from store", wild(5, 2, 8), func(n *nemesis) (func(), time.Duration) {
+		{"cut keeper from store", map[string]int{"mixed": 5, "crashes": 2, "partitions": 8, "slow store": 12}, func(n *nemesis) (func(), time.Duration) {
 			return n.cut("keeper from store", pair(n.pick("keeper").name, "store")), n.lasting()
 		}},
 		{"cut postgres from postgres", map[string]int{"mixed": 4, "crashes": 2, "partitions": 8, "calm": 3}, func(n *nemesis) (func(), time.Duration) {
@@ -278,7 +278,7 @@ func init() {
 			}
 			return n.cut("host", pairs...), n.lasting()
 		}},
-		{"isolate host with its proxy", wild(4, 2, 8), func(n *nemesis) (func(), time.Duration) {
+		{"isolate host with its proxy", map[string]int{"mixed": 4, "crashes": 2, "partitions": 8, "slow store": 12}, func(n *nemesis) (func(), time.Duration) {
 			p, px := n.pick("keeper"), n.pick("proxy")
 			pairs := [][2]string{pair(p.name, "store"), pair(px.name, "store")}
 			return n.cut("keeper and proxy from store", pairs...), n.lasting()
@@ -292,7 +292,7 @@ func init() {
 			}
 			return n.cut("store from all", pairs...), n.lasting()
 		}},
-		{"store slow", wild(3, 2, 3), func(n *nemesis) (func(), time.Duration) {
+		{"store slow", map[string]int{"mixed": 3, "crashes": 2, "partitions": 3, "slow store": 30}, func(n *nemesis) (func(), time.Duration) {
 			d := n.dice.between(100*time.Millisecond, 6*time.Second)
 			n.s.trace("fault: store slow by %s", d)
 			n.s.setWeather(func(w *weather) { w.slow = d })
@@ -324,7 +324,7 @@ func init() {
 			n.s.server.ExpireAll()
 			return nil, 0
 		}},
-		{"failkeeper", wild(3, 3, 2), func(n *nemesis) (func(), time.Duration) {
+		{"failkeeper", map[string]int{"mixed": 3, "crashes": 3, "partitions": 2, "slow store": 12}, func(n *nemesis) (func(), time.Duration) {
 			name := n.pick("keeper").name
 			n.operator("failkeeper "+name, func(cd *cluster.ClusterData) {
 				if k := cd.Keepers[name]; k != nil {

@@ -30,11 +30,15 @@ var (
 	seeds   = flag.Int("seeds", 200, "number of seeds")
 	first   = flag.Uint64("start", 1, "first seed")
 	oneSeed = flag.Uint64("seed", 0, "play this seed only, and print everything")
+	twice   = flag.Int("twice", 20, "number of seeds that are played twice")
 	workers = flag.Int("workers", runtime.NumCPU(), "processes that play seeds")
 )
 
 // stuckAfter is real time; a run takes a fraction of a second.
 const stuckAfter = 30 * time.Second
+
+// details, from the environment, makes a replay print every call through a door.
+var details = os.Getenv("STOLON_SIM_DETAILS") != ""
 
 // order is what a worker is told to play.
 type order struct {
@@ -270,8 +274,8 @@ func TestTheSameSeedIsTheSameRun(t *testing.T) {
 	runs := map[uint64]result{}
 	var orders []order
 	for range 2 {
-		for n := range uint64(20) {
-			orders = append(orders, order{Seed: 1000 + n})
+		for n := range uint64(*twice) {
+			orders = append(orders, order{Seed: 1_000_000 + n})
 		}
 	}
 	playAll(t, *workers, orders, func(o order, r result, err error) bool {
@@ -286,5 +290,3 @@ func TestTheSameSeedIsTheSameRun(t *testing.T) {
 		return true
 	})
 }
-
-var plants = map[string]plant{}

@@ -304,16 +304,23 @@ func (n *network) listen(p *proc, address string) (net.Listener, error) {
 }
 
 func (l *listener) Accept() (net.Conn, error) {
+	var c *conn
 	select {
-	case c := <-l.backlog:
-		if !l.owner.gate() {
-			c.Close()
-			return nil, net.ErrClosed
-		}
-		return c, nil
+	case c = <-l.backlog:
 	case <-l.closed:
+	}
+	if !l.owner.gate() {
 		return nil, net.ErrClosed
 	}
+	select {
+	case <-l.closed:
+		if c != nil {
+			c.Close()
+		}
+		return nil, net.ErrClosed
+	default:
+	}
+	return c, nil
 }
 
 func (l *listener) Close() error {
@@ -324,17 +331,37 @@ func (l *listener) Close() error {
 		}
 		l.n.mu.Unlock()
 		close(l.closed)
+		for {
+			select {
+			case c := <-l.backlog:
+				c.Close()
+				continue
+			default:
+			}
+			break
+		}
 	})
 	return nil
 }
 
 func (l *listener) Addr() net.Addr { return addr(l.address) }
 
-// dial connects node with whoever listens on the address of peer.
+// dial connects node with whoever listens on the address of peer. p may be nil.
 func (n *network) dial(ctx context.Context, p *proc, node, peer, address string) (*conn, error) {
-	if p != nil && !p.gate() {
+	if p == nil {
+		return n.connect(ctx, p, node, peer, address)
+	}
+	if !p.gate() {
 		return nil, errDead
 	}
+	c, err := n.connect(ctx, p, node, peer, address)
+	if !p.gate() {
+		return nil, errDead
+	}
+	return c, err
+}
+
+func (n *network) connect(ctx context.Context, p *proc, node, peer, address string) (*conn, error) {
 	who := node
 	if p != nil {
 		who = p.id
@@ -359,21 +386,22 @@ func (n *network) dial(ctx context.Context, p *proc, node, peer, address string)
 		}
 		wait = d.between(5*time.Millisecond, 200*time.Millisecond)
 	}
-	if p != nil && !p.gate() {
-		return nil, errDead
-	}
 	n.mu.Lock()
 	l := n.listeners[address]
 	n.mu.Unlock()
 	if l != nil {
 		a, b := n.pipe(node, peer, p, l.owner, d)
 		select {
-		case l.backlog <- b:
-			return a, nil
+		case <-l.closed:
 		default:
-			a.Close()
-			b.Close()
+			select {
+			case l.backlog <- b:
+				return a, nil
+			default:
+			}
 		}
+		a.Close()
+		b.Close()
 	} else if i := n.s.world.At(address); i != nil {
 		a, b := n.pipe(node, peer, p, nil, d)
 		i.Serve(b, fmt.Sprintf("backend %s %d", who, d))

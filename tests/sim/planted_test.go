@@ -2,22 +2,33 @@ package sim
 
 import (
 	"context"
+	"encoding/json"
 	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
 
 	"stolon/internal/clock"
+	"stolon/internal/cluster"
 	"stolon/internal/keeper"
+	"stolon/internal/postgresql"
+	"stolon/internal/postgresql/conf"
 	"stolon/internal/store"
+	"stolon/internal/store/memory"
 )
 
 // A plant wraps the doors of processes such that they behave as a program with
 // a known bug would.
 type plant struct {
-	name     string
+	// caught is what the invariants that catch it begin with.
+	caught   []string
 	plan     func(*plan)
 	store    func(*proc, store.Backend) store.Backend
 	instance func(*proc, keeper.Instance) keeper.Instance
 	clock    func(*proc, clock.Clock) clock.Clock
-	dial     func(*proc, func(context.Context, string) (net.Conn, error)) func(context.Context, string) (net.Conn, error)
 }
 
 func (p *proc) clockOf() clock.Clock {
@@ -27,24 +38,357 @@ func (p *proc) clockOf() clock.Clock {
 	return p.clock
 }
 
-func (p *proc) listenFunc() func(context.Context, string) (net.Listener, error) {
-	return func(ctx context.Context, address string) (net.Listener, error) { return p.s.network.listen(p, address) }
+// within is how many seeds a planted bug may survive.
+const within = 400
+
+// TestPlantedBugsAreCaught: what catches nothing proves nothing.
+func TestPlantedBugsAreCaught(t *testing.T) {
+	if os.Getenv("STOLON_SIM_WORKER") != "" || *oneSeed != 0 {
+		t.Skip("not here")
+	}
+	for _, name := range cluster.SortedKeys(plants) {
+		t.Run(name, func(t *testing.T) {
+			var orders []order
+			for n := range uint64(within) {
+				orders = append(orders, order{Seed: 1 + n, Plant: name})
+			}
+			caught, played := result{}, 0
+			playAll(t, *workers, orders, func(o order, r result, err error) bool {
+				played++
+				if err != nil {
+					t.Errorf("seed %d: %v", o.Seed, err)
+					return false
+				}
+				if r.Failure != "" && caught.Failure == "" && slices.ContainsFunc(plants[name].caught, func(rule string) bool { return strings.HasPrefix(r.Failure, rule) }) {
+					caught = r
+				}
+				return caught.Failure == ""
+			})
+			if caught.Failure == "" {
+				t.Errorf("not caught by %d seeds", played)
+				return
+			}
+			t.Logf("caught by seed %d, %d seeds played: %s", caught.Seed, played, caught.Failure)
+		})
+	}
 }
 
-func (p *proc) dialFunc() func(context.Context, string) (net.Conn, error) {
-	dial := func(ctx context.Context, address string) (net.Conn, error) {
-		host, _, err := net.SplitHostPort(address)
-		if err != nil {
-			return nil, err
-		}
-		c, err := p.s.network.dial(ctx, p, p.name, host, address)
-		if err != nil {
-			return nil, err // not a nil *conn in an interface
-		}
-		return c, nil
-	}
-	if wrap := p.s.plant.dial; wrap != nil {
-		return wrap(p, dial)
-	}
-	return dial
+var plants = map[string]plant{
+
+	// S2, S4: the new master is elected without waiting for the proxies' cut.
+	"parallel promotion": {
+		caught: []string{"I1", "I5"},
+		plan:   profile("partitions"),
+		store: func(p *proc, b store.Backend) store.Backend {
+			if p.kind != "sentinel" {
+				return b
+			}
+			return &forger{Backend: b, edit: func(known map[string]store.KV, kv store.KV) store.KV {
+				var info cluster.ProxyInfo
+				if cd := dataOf(known); cd != nil && strings.Contains(kv.Key, "/proxies/info/") && json.Unmarshal(kv.Value, &info) == nil {
+					info.Generation = cd.Proxy.Generation
+					kv.Value = store.Encode(info)
+				}
+				return kv
+			}}
+		},
+	},
+
+	// P1: the proxy reads, then puts; in between the route may have changed.
+	"check without atomicity": {
+		caught: []string{"I1", "I5"},
+		plan:   profile("slow store"),
+		store: func(p *proc, b store.Backend) store.Backend {
+			if p.kind != "proxy" {
+				return b
+			}
+			return readThenPut{b}
+		},
+	},
+
+	// P2: the deadline counts from the answer of the check.
+	"deadline from the answer": {
+		caught: []string{"I1", "I5"},
+		plan:   profile("slow store"),
+		store: func(p *proc, b store.Backend) store.Backend {
+			if p.kind != "proxy" {
+				return b
+			}
+			return fromTheAnswer{b, p}
+		},
+		clock: func(p *proc, c clock.Clock) clock.Clock {
+			return func() time.Duration { now := c(); return now - p.slowBy() }
+		},
+	},
+
+	// C3: a clock that stands still while the process does.
+	"frozen clock": {
+		caught: []string{"I1", "I5"},
+		plan:   profile("partitions"),
+		clock: func(p *proc, c clock.Clock) clock.Clock {
+			if p.kind != "proxy" {
+				return c
+			}
+			return func() time.Duration { now := c(); return now - p.pausedFor() }
+		},
+	},
+
+	// S8: a list of synchronous standbys counts whatever generation it is of.
+	"known without generation": {
+		caught: []string{"I3", "I4", "I11"},
+		plan:   synchronous(0, 1),
+		store: func(p *proc, b store.Backend) store.Backend {
+			if p.kind != "sentinel" {
+				return b
+			}
+			return &forger{Backend: b, edit: func(known map[string]store.KV, kv store.KV) store.KV {
+				var info cluster.KeeperInfo
+				cd := dataOf(known)
+				if cd == nil || !strings.Contains(kv.Key, "/keepers/info/") || json.Unmarshal(kv.Value, &info) != nil {
+					return kv
+				}
+				if st := info.PostgresState; st != nil && st.Primary && cd.DBs[st.UID] != nil {
+					st.Generation, st.SyncGeneration = cd.DBs[st.UID].Generation, cd.DBs[st.UID].Generation
+					st.SynchronousStandbys = cluster.Intersect(cd.DBs[st.UID].Spec.SynchronousStandbys, cluster.SortedKeys(cd.DBs))
+					kv.Value = store.Encode(info)
+				}
+				return kv
+			}}
+		},
+	},
+
+	// K8: a standby counts as in sync as soon as PostgreSQL calls it so.
+	"known without flush": {
+		caught: []string{"I3", "I4", "I11"},
+		plan:   synchronous(0, 2),
+		instance: func(p *proc, i keeper.Instance) keeper.Instance {
+			return changed{Instance: i, sample: func(s *postgresql.Sample) {
+				for n := range s.Standbys {
+					s.Standbys[n].Flush = 1 << 60
+				}
+			}}
+		},
+	},
+
+	// K6: the list counts before the checkpointer has seen it.
+	"no checkpoint": {
+		caught: []string{"I3", "I4", "I11"},
+		plan:   synchronous(0, 1),
+		instance: func(p *proc, i keeper.Instance) keeper.Instance {
+			return changed{Instance: i, noCheckpoint: true}
+		},
+	},
+
+	// K5, S10: a name that nobody has holds nobody up.
+	"list after promotion": {
+		caught: []string{"I3", "I4", "I11"},
+		plan:   synchronous(1, 1),
+		instance: func(p *proc, i keeper.Instance) keeper.Instance {
+			return changed{Instance: i, config: func(c conf.Config) conf.Config {
+				return withSyncNames(c, strings.ReplaceAll(c.Parameters["synchronous_standby_names"], conf.FakeStandby, ""))
+			}, shown: conf.FakeStandby}
+		},
+	},
+
+	// K10: after a crash everybody sees at once what no standby has confirmed.
+	"users let in after a crash": {
+		caught: []string{"I11"},
+		plan:   synchronous(1, 1),
+		instance: func(p *proc, i keeper.Instance) keeper.Instance {
+			return changed{Instance: i, config: func(c conf.Config) conf.Config {
+				c.HBA = append(slices.Clone(c.HBA), "host all all 0.0.0.0/0 md5")
+				return c
+			}}
+		},
+	},
+
+	// K7: who made a timeline is not asked.
+	"same-number timelines": {
+		caught: []string{"I7"},
+		plan:   profile("crashes"),
+		store: func(p *proc, b store.Backend) store.Backend {
+			if p.kind == "proxy" {
+				return b
+			}
+			return &forger{Backend: b, edit: func(_ map[string]store.KV, kv store.KV) store.KV {
+				if strings.Contains(kv.Key, "/ext/timelines/") || strings.Contains(kv.Key, "/ext/forked/") {
+					kv.Key, kv.Value = strings.Replace(kv.Key, "/ext/", "/gone/", 1), nil
+				}
+				return kv
+			}}
+		},
+	},
 }
+
+func profile(name string) func(*plan) { return func(p *plan) { p.profile = name } }
+
+func synchronous(least, most uint16) func(*plan) {
+	return func(p *plan) {
+		p.sync, p.keepers = true, max(3, p.keepers)
+		p.settings.MinSynchronousStandbys, p.settings.MaxSynchronousStandbys = &least, &most
+		if p.profile == "calm" {
+			p.profile = "mixed"
+		}
+	}
+}
+
+// dataOf is the cluster data among the keys.
+func dataOf(known map[string]store.KV) *cluster.ClusterData {
+	cd, err := store.DecodeClusterData(known["sim/c/clusterdata"].Value)
+	if err != nil {
+		return nil
+	}
+	return cd
+}
+
+// forger shows its process another store than the one there is.
+type forger struct {
+	store.Backend
+	edit func(known map[string]store.KV, kv store.KV) store.KV
+}
+
+func (f *forger) forge(kvs []store.KV) {
+	known := map[string]store.KV{}
+	for _, kv := range kvs {
+		known[kv.Key] = kv
+	}
+	for n := range kvs {
+		kvs[n] = f.edit(known, kvs[n])
+	}
+}
+
+func (f *forger) Get(ctx context.Context, key string) (*store.KV, error) {
+	kv, err := f.Backend.Get(ctx, key)
+	if kv != nil {
+		if forged := f.edit(nil, *kv); forged.Key == key {
+			kv = &forged
+		} else {
+			kv = nil
+		}
+	}
+	return kv, err
+}
+
+func (f *forger) List(ctx context.Context, prefix string) (store.Snapshot, error) {
+	snap, err := f.Backend.List(ctx, prefix)
+	f.forge(snap.KVs)
+	return snap, err
+}
+
+func (f *forger) Watch(ctx context.Context, prefix string) <-chan store.Change {
+	in, out := f.Backend.Watch(ctx, prefix), make(chan store.Change, 1)
+	go func() {
+		defer close(out)
+		var m store.Mirror
+		for ch := range in {
+			// The whole of it each time: what is forged depends on other keys.
+			m.Apply(ch)
+			snap := m.Snapshot()
+			f.forge(snap.KVs)
+			store.Offer(out, store.Change{Reset: true, Puts: snap.KVs, Revision: snap.Revision})
+		}
+	}()
+	return out
+}
+
+// readThenPut checks the conditions with a read and then writes without them.
+type readThenPut struct{ store.Backend }
+
+func (b readThenPut) Commit(ctx context.Context, conds []store.Condition, ops []store.Op) (int64, error) {
+	for _, c := range conds {
+		kv, err := b.Get(ctx, c.Key)
+		if err != nil {
+			return 0, err
+		}
+		if kv == nil || kv.Revision != c.Revision {
+			return 0, store.ErrConflict
+		}
+	}
+	return b.Backend.Commit(ctx, nil, ops)
+}
+
+// fromTheAnswer notes how long the last commit took.
+type fromTheAnswer struct {
+	store.Backend
+	p *proc
+}
+
+var slowness sync.Map // by *proc
+
+func (p *proc) slowBy() time.Duration {
+	d, _ := slowness.LoadOrStore(p, time.Duration(0))
+	return d.(time.Duration)
+}
+
+func (b fromTheAnswer) Commit(ctx context.Context, conds []store.Condition, ops []store.Op) (int64, error) {
+	// The clock is set back by what this takes, when it is done.
+	before := time.Now()
+	slowness.Store(b.p, time.Duration(0))
+	rev, err := b.Backend.Commit(ctx, conds, ops)
+	slowness.Store(b.p, time.Since(before))
+	return rev, err
+}
+
+// changed is an instance that is told or tells something else.
+type changed struct {
+	keeper.Instance
+	sample       func(*postgresql.Sample)
+	config       func(conf.Config) conf.Config
+	shown        string // what an empty list of synchronous standbys is shown as
+	noCheckpoint bool
+}
+
+func (c changed) Start(ctx context.Context, x conf.Config, firstStart bool) error {
+	if c.config != nil {
+		x = c.config(x)
+	}
+	return c.Instance.Start(ctx, x, firstStart)
+}
+
+func (c changed) Reload(ctx context.Context, x conf.Config) error {
+	if c.config != nil {
+		x = c.config(x)
+	}
+	return c.Instance.Reload(ctx, x)
+}
+
+func (c changed) Show(ctx context.Context, name string) (string, error) {
+	value, err := c.Instance.Show(ctx, name)
+	if value == "" && name == "synchronous_standby_names" {
+		value = c.shown
+	}
+	return value, err
+}
+
+func (c changed) Sample(ctx context.Context) (postgresql.Sample, error) {
+	s, err := c.Instance.Sample(ctx)
+	if err == nil && c.sample != nil {
+		c.sample(&s)
+	}
+	if s.SyncNames == "" {
+		s.SyncNames = c.shown
+	}
+	return s, err
+}
+
+func (c changed) Checkpoint(ctx context.Context) error {
+	if c.noCheckpoint {
+		return nil
+	}
+	return c.Instance.Checkpoint(ctx)
+}
+
+func withSyncNames(c conf.Config, names string) conf.Config {
+	params := map[string]string{}
+	for name, value := range c.Parameters {
+		params[name] = value
+	}
+	params["synchronous_standby_names"] = names
+	c.Parameters = params
+	return c
+}
+
+var (
+	_ store.Backend = (*memory.Client)(nil)
+	_ net.Listener  = (*listener)(nil)
+)

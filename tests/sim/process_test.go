@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"sync"
 	"time"
@@ -37,6 +38,8 @@ type proc struct {
 
 	mu      sync.Mutex
 	stopped chan struct{} // not nil: SIGSTOP
+	since   time.Time     // of stopped
+	paused  time.Duration // in all, before
 	draws   map[string]uint64
 	began   time.Time // of the last read of the cluster data
 	read    time.Time // beginning of the last one that was answered
@@ -85,7 +88,7 @@ func (p *proc) pause() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped == nil && !p.dead() {
-		p.stopped = make(chan struct{})
+		p.stopped, p.since = make(chan struct{}), time.Now()
 	}
 }
 
@@ -95,7 +98,30 @@ func (p *proc) cont() {
 	if p.stopped != nil {
 		close(p.stopped)
 		p.stopped = nil
+		p.paused += time.Since(p.since)
 	}
+}
+
+func (p *proc) pausedFor() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.paused
+}
+
+func (p *proc) listen(_ context.Context, address string) (net.Listener, error) {
+	return p.s.network.listen(p, address)
+}
+
+func (p *proc) dial(ctx context.Context, address string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	c, err := p.s.network.dial(ctx, p, p.name, host, address)
+	if err != nil {
+		return nil, err // not a nil *conn in an interface
+	}
+	return c, nil
 }
 
 // gate waits while the process is stopped; false when it is dead.
@@ -140,6 +166,7 @@ func (p *proc) hook(ctx context.Context, r memory.Request) error {
 	if r.Stage == memory.After {
 		s.truth.stored(p, r)
 	}
+	s.detail("%s %s %s %d/%d %v", p.id, r.Kind, r.Key, r.N, r.Stage, r.Err)
 	if !p.gate() {
 		return errDead
 	}
@@ -232,6 +259,7 @@ func (d door) do(ctx context.Context, f func(context.Context) error) error {
 	defer cancel()
 	defer context.AfterFunc(d.p.life, cancel)()
 	err := f(ctx)
+	d.p.s.detail("%s asked its instance: %v", d.p.id, err)
 	if !d.p.gate() {
 		return errDead
 	}

@@ -200,6 +200,13 @@ func (s *sim) trace(format string, args ...any) {
 	}
 }
 
+// detail prints what is too much for the trace.
+func (s *sim) detail(format string, args ...any) {
+	if s.print != nil && details {
+		s.print(fmt.Sprintf("%12.6f         ", time.Since(s.start).Seconds()) + fmt.Sprintf(format, args...))
+	}
+}
+
 // logLines prints what the processes log, which is no part of the trace.
 type logLines struct{ s *sim }
 
@@ -421,8 +428,8 @@ func (s *sim) bootSentinel(p *proc) error {
 func (s *sim) bootProxy(p *proc) error {
 	x, err := proxy.New(proxy.Options{
 		UID: p.uid(), ListenAddress: p.name, Port: proxyPort, StopListening: p.n == 2,
-		Listen:  p.listenFunc(),
-		Dial:    p.dialFunc(),
+		Listen:  p.listen,
+		Dial:    p.dial,
 		Resolve: func(ctx context.Context, host string) (string, error) { return host, nil },
 		Store:   p.store(), Clock: p.clockOf(), NewUID: p.uid, Log: s.log.Named(p.id), StoreTimeout: storeTimeout,
 	})

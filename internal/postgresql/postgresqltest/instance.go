@@ -70,6 +70,9 @@ func (i *Instance) thawed(until <-chan struct{}) bool {
 
 // wait lets d pass in a caller.
 func (i *Instance) wait(ctx context.Context, name string, lo, hi time.Duration) error {
+	if ctx.Err() != nil {
+		return ctx.Err() // draws nothing: which of a process's calls still come then is chance
+	}
 	if i.w.sleep(i.delay(name, lo, hi), ctx.Done()) {
 		return nil
 	}

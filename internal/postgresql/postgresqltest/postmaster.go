@@ -228,9 +228,9 @@ func (i *Instance) shutDown(pm *postmaster) {
 		if d.standbySignal {
 			d.state = postgresql.ShutDownInRecovery
 		}
+		i.event("standby shut down at %s", d.end())
 		i.exit(pm)
 		i.w.mu.Unlock()
-		i.event("standby shut down at %s", d.end())
 		return
 	}
 	d.note(i.w.nextSerial())
@@ -246,10 +246,10 @@ func (i *Instance) shutDown(pm *postmaster) {
 		i.w.mu.Lock()
 	}
 	if !pm.over() {
+		i.event("primary shut down at %s", end)
 		i.exit(pm)
 	}
 	i.w.mu.Unlock()
-	i.event("primary shut down at %s", end)
 }
 
 // exit is an orderly end; World.mu is held.

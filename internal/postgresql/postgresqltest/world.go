@@ -30,8 +30,8 @@ type Options struct {
 	Watcher Watcher // nil: nobody
 }
 
-// A Watcher is told what truly happens, in the instant that it happens and
-// outside of every lock.
+// A Watcher is told what truly happens, in the instant that it happens. Event
+// must not call back into the World.
 type Watcher interface {
 	// Committed: a client's row is flushed on a primary, nobody was told yet.
 	Committed(Commit)

@@ -108,6 +108,9 @@ func (c *Client) SetTimeout(d time.Duration) { c.timeout = d }
 
 // request passes r through the hook, does it, and passes it again.
 func (c *Client) request(ctx context.Context, r Request, do func() error) error {
+	if err := ctx.Err(); err != nil {
+		return c.failed(r, err) // not counted: whether it comes at all is often chance
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	c.number(&r)
