@@ -128,9 +128,13 @@ func (k *Keeper) Freeze() {
 	// The postmaster first: then there are no new children.
 	k.stopped = []int{pid}
 	_ = unix.Kill(pid, unix.SIGSTOP) // it may have ended
+	k.awaitStopped(pid)
 	k.stopped = append(k.stopped, children(pid)...)
 	for _, pid := range k.stopped[1:] {
 		_ = unix.Kill(pid, unix.SIGSTOP)
+	}
+	for _, pid := range k.stopped {
+		k.awaitStopped(pid)
 	}
 }
 

@@ -91,8 +91,27 @@ func (p *Process) Stop() {
 // Kill ends it at once, also when it is frozen.
 func (p *Process) Kill() { p.end(unix.SIGKILL) }
 
-// Freeze stops its execution.
-func (p *Process) Freeze() { p.signal(unix.SIGSTOP) }
+// Freeze stops its execution. All of it stands still when Freeze returns.
+func (p *Process) Freeze() {
+	p.t.Helper()
+	p.signal(unix.SIGSTOP)
+	p.awaitStopped(p.PID())
+}
+
+// awaitStopped waits until every thread of the process has taken its SIGSTOP.
+func (p *Process) awaitStopped(pid int) {
+	p.t.Helper()
+	Await(p.t, 5*time.Second, fmt.Sprintf("process %d stands still", pid), func() (string, bool) {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid)) // none when it has ended
+		for _, path := range threads {
+			b, _ := os.ReadFile(path)
+			if _, state, ok := strings.Cut(string(b), ") "); ok && !strings.HasPrefix(state, "T") && !strings.HasPrefix(state, "Z") {
+				return state[:1], false
+			}
+		}
+		return "", true
+	})
+}
 
 // Resume undoes Freeze.
 func (p *Process) Resume() { p.signal(unix.SIGCONT) }

@@ -156,6 +156,8 @@ func TestParametersReachEveryInstance(t *testing.T) {
 		k.SQL().AwaitQuery(soon, "show work_mem", "5MB")
 		k.SQL().AwaitQuery(soon, "select count(*) from pg_hba_file_rules where address = '127.0.0.1' and user_name = '{all}'", "1")
 	}
+	c.AwaitHealthy(soon, 2) // who has not applied everything can't be elected
+	c.AwaitCaughtUp(soon, master, standby)
 	c.Ctl("failkeeper", master.UID)
 	c.AwaitMaster(soon, standby)
 	c.Patch(`{"pgParameters":{"work_mem":"6MB"}}`)
