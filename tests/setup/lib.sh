@@ -1,49 +1,73 @@
-# What the scripts share: finding or installing what they need. To be sourced;
-# $root is the repository.
+# What the scripts share: finding, installing or building what they need, and
+# saying so. To be sourced; $root is the repository, $self the script's name.
+# shellcheck shell=bash
 
 say() { echo "$self: $*"; }
 die() { echo "$self: $*" >&2; exit 1; }
 
 as_root() { [ "$(id -u)" = 0 ]; }
 
+# need_go finds a Go that is new enough for go.mod, or ends.
 need_go() {
+	local want have
+	want=$(sed -n 's/^go //p' "$root/go.mod")
 	command -v go >/dev/null || [ ! -x /usr/local/go/bin/go ] || PATH=$PATH:/usr/local/go/bin
-	command -v go >/dev/null || die "Go is not installed; get 1.26 or later from https://go.dev/dl"
+	command -v go >/dev/null || die "Go is not installed; get ${want%.0} or later from https://go.dev/dl"
+	# In the repository Go 1.21 and later fetch the version that go.mod asks for.
+	have=$(cd "$root" && go env GOVERSION 2>/dev/null) || have=$(cd / && GOTOOLCHAIN=local go env GOVERSION)
+	[ "$(printf '%s\n' "$want" "${have#go}" | sort -V | head -n 1)" = "$want" ] ||
+		die "$(command -v go) is ${have:-of an unknown version}, too old; get ${want%.0} or later from https://go.dev/dl"
 }
 
-# find_postgres sets PGBIN to the newest supported PostgreSQL's programs.
+# find_postgres sets PGBIN to the programs of the newest PostgreSQL that is
+# supported, of Debian's layout or on the PATH.
 find_postgres() {
-	[ -z "${PGBIN:-}" ] || { [ -x "$PGBIN/initdb" ] || die "there is no initdb in PGBIN=$PGBIN"; return 0; }
 	local v
+	if [ -n "${PGBIN:-}" ]; then
+		[ -x "$PGBIN/initdb" ] || die "there is no initdb in PGBIN=$PGBIN"
+		return 0
+	fi
 	for v in 18 17 16 15 14 13; do
-		if [ -x /usr/lib/postgresql/$v/bin/initdb ]; then
+		if [ -x "/usr/lib/postgresql/$v/bin/initdb" ]; then
 			PGBIN=/usr/lib/postgresql/$v/bin
 			return 0
 		fi
 	done
-	return 1
+	command -v initdb >/dev/null && command -v postgres >/dev/null || return 1
+	v=$(postgres -V | sed -E 's/[^0-9]*([0-9]+).*/\1/')
+	[ "$v" -ge 13 ] && [ "$v" -le 18 ] || return 1
+	PGBIN=$(dirname "$(command -v initdb)")
 }
 
-# need_postgres installs PostgreSQL from Debian where it is missing.
-need_postgres() {
-	find_postgres && return 0
-	as_root || die "PostgreSQL is missing; install it with:  sudo apt-get install postgresql"
-	say "installing PostgreSQL from Debian"
-	apt-get update -q >/dev/null
-	# Debian would make and start a cluster of its own, which nobody here asked for.
-	mkdir -p /etc/postgresql-common
-	[ -e /etc/postgresql-common/createcluster.conf ] || echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -q postgresql >/dev/null
-	find_postgres || die "apt-get installed no PostgreSQL of a supported version (13 to 18)"
-}
-
-# need_cc installs a C compiler, which the race detector needs.
-need_cc() {
-	command -v gcc >/dev/null || command -v cc >/dev/null && return 0
-	as_root || die "a C compiler is missing, which the race detector needs; install it with:  sudo apt-get install gcc libc6-dev"
-	say "installing a C compiler from Debian, for the race detector"
-	apt-get update -q >/dev/null
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -q gcc libc6-dev >/dev/null
+# need installs what is missing of: cc (a C compiler, which the race detector
+# needs), postgres. Who isn't root is told what to install.
+need() {
+	local what packages=()
+	for what in "$@"; do
+		case $what in
+		cc) command -v gcc >/dev/null || command -v cc >/dev/null || packages+=(gcc libc6-dev) ;;
+		postgres) find_postgres || packages+=(postgresql) ;;
+		esac
+	done
+	[ ${#packages[@]} -gt 0 ] || return 0
+	command -v apt-get >/dev/null || die "missing, and there is no apt-get here to install it: ${packages[*]}"
+	as_root || die "missing: ${packages[*]}; install with:  sudo apt-get install ${packages[*]}"
+	say "installing from Debian: ${packages[*]}"
+	local own=/etc/postgresql-common/createcluster.conf
+	if [[ " ${packages[*]} " = *" postgresql "* && ! -e $own ]]; then
+		# Debian would make and start a cluster of its own, which nobody here asked for.
+		say "$own: create_main_cluster = false, so that no other cluster is started"
+		mkdir -p "$(dirname "$own")"
+		echo "create_main_cluster = false" >"$own"
+	fi
+	local log
+	log=$(mktemp /tmp/stolon-apt.XXXXXX)
+	if ! { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}"; } </dev/null >"$log" 2>&1; then
+		tail -n 5 "$log" >&2
+		die "apt-get failed to install ${packages[*]}; its log is $log"
+	fi
+	rm -f "$log"
+	[[ " $* " != *" postgres "* ]] || find_postgres || die "apt-get installed no PostgreSQL of a supported version (13 to 18)"
 }
 
 # need_etcd builds etcd, as a pinned Go tool, into .test/bin, and sets ETCD_BIN.
@@ -51,9 +75,9 @@ need_etcd() {
 	[ -z "${ETCD_BIN:-}" ] || return 0
 	ETCD_BIN=$root/.test/bin/etcd
 	local stamp
-	stamp=$(cat "$root/tests/tools/etcd/go.sum" | cksum)
+	stamp=$(cksum <"$root/tests/tools/etcd/go.sum")
 	if [ ! -x "$ETCD_BIN" ] || [ "$(cat "$ETCD_BIN.stamp" 2>/dev/null)" != "$stamp" ]; then
-		say "building etcd (once, about a minute)"
+		say "building etcd into .test/bin (once, a minute or two)"
 		mkdir -p "$root/.test/bin"
 		(cd "$root/tests/tools/etcd" && CGO_ENABLED=0 go build -buildvcs=false -o "$ETCD_BIN" go.etcd.io/etcd/server/v3)
 		echo "$stamp" >"$ETCD_BIN.stamp"
@@ -64,5 +88,5 @@ need_etcd() {
 need_user() {
 	id -u "$1" >/dev/null 2>&1 && return 0
 	say "making user $1, because PostgreSQL refuses to run as root"
-	useradd --system --no-create-home --shell /usr/sbin/nologin "$1"
+	useradd --system --user-group --no-create-home --shell /usr/sbin/nologin "$1"
 }
