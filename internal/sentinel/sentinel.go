@@ -138,7 +138,11 @@ func (s *Sentinel) step(ctx context.Context) {
 	}
 	if now := s.o.Clock(); fresh || now >= s.passAt {
 		// Whatever the pass asks for, look again when the next interval is over.
-		s.passAt = now + s.settings().SleepInterval.Duration
+		interval := s.settings().SleepInterval.Duration
+		s.passAt = now + interval
+		// A shorter interval counts from now, or the pause would pass for one in
+		// which the store was away.
+		s.heartbeatAt = min(s.heartbeatAt, now+interval)
 		s.pass(ctx, fresh)
 	}
 }

@@ -58,6 +58,13 @@ func (r *room) written(uid string) int {
 	return r.writes[uid+" "+r.client().ClusterDataKey()]
 }
 
+// beats counts a sentinel's heartbeats.
+func (r *room) beats(uid string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.writes[uid+" "+r.client().SentinelKey(uid)]
+}
+
 func (r *room) cutOff(uid string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -172,6 +179,26 @@ func TestQuietClusterWritesHeartbeatsOnly(t *testing.T) {
 			if e.Level >= zapcore.InfoLevel {
 				t.Errorf("a quiet sentinel logged %q", e.Message)
 			}
+		}
+		stop()
+	})
+}
+
+func TestShorterSleepIntervalCountsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoom(t)
+		stop := r.sentinel("s1")
+		time.Sleep(100 * time.Millisecond) // by the default of 5 s it is quiet until 5 s
+		err := r.client().Update(t.Context(), func(cd *cluster.ClusterData) error {
+			cd.Cluster.Spec.SleepInterval = &cluster.Duration{Duration: time.Second}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(4 * time.Second)
+		if got := r.beats("s1"); got < 4 {
+			t.Errorf("%d heartbeats in 4 s of which each should have one", got)
 		}
 		stop()
 	})
