@@ -25,7 +25,8 @@ type flag struct {
 	Env, Deprecated                        *string
 }
 
-// Check checks the flags of all commands of root.
+// Check checks the flags of all commands of root, and that doc/commands tells
+// of them.
 func Check(t *testing.T, root *cobra.Command, prefix string) {
 	t.Helper()
 	var flags []flag
@@ -67,6 +68,7 @@ func Check(t *testing.T, root *cobra.Command, prefix string) {
 	if seen == 0 {
 		t.Errorf("no flags of %s in the list", root.Name())
 	}
+	document(t, root, prefix)
 }
 
 func checkFlag(t *testing.T, where string, got *pflag.Flag, want flag) {
