@@ -171,7 +171,9 @@ func (w *World) SomewhereElse(c Commit, except *Instance) bool {
 
 // keeper.Instance.
 
-func (i *Instance) Version(ctx context.Context) (major, minor int, err error) { return 15, 4, ctx.Err() }
+func (i *Instance) Version(ctx context.Context) (major, minor int, err error) {
+	return 15, 4, ctx.Err()
+}
 
 func (i *Instance) Look(ctx context.Context) (postgresql.Look, error) {
 	if err := i.wait(ctx, "look", 20*time.Microsecond, 200*time.Microsecond); err != nil {
