@@ -225,6 +225,24 @@ func TestAQuietClusterIsSilentAndOnlyWritesHeartbeats(t *testing.T) {
 	})
 }
 
+func TestAShorterSleepIntervalCountsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		long, short := cluster.Duration{Duration: time.Minute}, cluster.Duration{Duration: time.Second}
+		b := running(t, func(cd *cluster.ClusterData) { cd.Cluster.Spec.SleepInterval = &long })
+		defer b.stop()
+		settle(5 * time.Second)
+		b.edit(func(cd *cluster.ClusterData) { cd.Cluster.Spec.SleepInterval = &short })
+		settle(100 * time.Millisecond)
+		for range 3 {
+			before := b.info().InfoUID
+			settle(time.Second)
+			if b.info().InfoUID == before {
+				t.Error("no sign of life for a second")
+			}
+		}
+	})
+}
+
 func TestADeadInstanceIsStartedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := running(t, nil)

@@ -169,6 +169,10 @@ func (k *Keeper) publishLoop(ctx context.Context) {
 		s := k.get()
 		now := k.o.Clock()
 		info := k.info(s)
+		if sent != 0 {
+			// A shorter interval counts at once: others judge silence by it.
+			next = min(next, sent+s.settings().SleepInterval.Duration)
+		}
 		// What an election waits for counts as news even when it is none.
 		asked := s.cutAt > sent && s.report.began >= s.cutAt
 		if now >= next || asked || news(last, info, s.data != nil && routeCut(s.data)) {
