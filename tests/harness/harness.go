@@ -3,6 +3,9 @@
 // stolonctl. It starts, stops, kills and freezes them, asks them by SQL and by
 // the store, and waits for conditions. What it starts ends with the test.
 //
+// The logs of a failed test are shown; STOLON_TEST_LOGS names a directory that
+// gets those of every test.
+//
 // Start with Start, which returns a Cluster that serves.
 package harness
 
@@ -149,6 +152,11 @@ func uidIn(p *Process, msg string) string {
 func New(t testing.TB) *Cluster {
 	t.Helper()
 	c := &Cluster{Name: "test", Dir: t.TempDir(), t: t, Etcd: servers.StartEtcd(t), flags: []string{"--store-timeout=1s"}}
+	for role, password := range map[string]string{"su": SuperuserPassword, "repl": ReplicationPassword} {
+		if err := os.WriteFile(c.passwordFile(role), []byte(password), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	b, err := open.Backend(open.Config{Backend: "etcdv3", Endpoints: c.Etcd.Endpoint, Timeout: 2 * time.Second})
 	if err != nil {
 		t.Fatal(err)
@@ -247,15 +255,7 @@ func (c *Cluster) storeFlags() []string {
 	return append([]string{"--cluster-name=" + c.Name, "--store-backend=etcdv3", "--store-endpoints=" + c.Etcd.Endpoint}, c.flags...)
 }
 
-// passwordFile writes the password to a file that only we can read.
-func (c *Cluster) passwordFile(name, password string) string {
-	c.t.Helper()
-	path := filepath.Join(c.Dir, name+".password")
-	if err := os.WriteFile(path, []byte(password), 0o600); err != nil {
-		c.t.Fatal(err)
-	}
-	return path
-}
+func (c *Cluster) passwordFile(role string) string { return filepath.Join(c.Dir, role+".password") }
 
 // RunCtl runs stolonctl and returns what it wrote and its exit status.
 func (c *Cluster) RunCtl(stdin string, args ...string) (stdout, stderr string, code int) {

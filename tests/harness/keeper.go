@@ -44,8 +44,8 @@ func (k *Keeper) args() []string {
 	usual := append(k.c.storeFlags(),
 		"--uid="+k.UID, "--data-dir="+k.DataDir, "--pg-bin-path="+PGBin(),
 		"--pg-listen-address=127.0.0.1", "--pg-port="+k.Port,
-		"--pg-su-username="+Superuser, "--pg-su-passwordfile="+k.c.passwordFile("su", SuperuserPassword),
-		"--pg-repl-username="+Replication, "--pg-repl-passwordfile="+k.c.passwordFile("repl", ReplicationPassword))
+		"--pg-su-username="+Superuser, "--pg-su-passwordfile="+k.c.passwordFile("su"),
+		"--pg-repl-username="+Replication, "--pg-repl-passwordfile="+k.c.passwordFile("repl"))
 	return override(usual, k.Flags)
 }
 

@@ -33,7 +33,7 @@ func newProcess(t testing.TB, dir, name, bin string) *Process {
 	p := &Process{Name: name, t: t, bin: bin, log: filepath.Join(dir, name+".log")}
 	t.Cleanup(func() {
 		p.end(unix.SIGKILL)
-		if t.Failed() {
+		if t.Failed() || os.Getenv("STOLON_TEST_LOGS") != "" {
 			p.showLog()
 		}
 	})
