@@ -8,6 +8,7 @@
 package sentinel
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -47,6 +48,9 @@ type Sentinel struct {
 	leading   bool
 	info      store.Lease
 	infoTTL   time.Duration
+
+	set   cluster.Settings // of setOf
+	setOf []byte           // cluster data as stored; nil: none decoded yet
 
 	// When the next of each is due, by o.Clock.
 	renewAt, heartbeatAt, passAt time.Duration
@@ -402,10 +406,15 @@ func (s *Sentinel) view(st *store.State) (decide.View, bool) {
 // settings of the cluster as last seen.
 func (s *Sentinel) settings() cluster.Settings {
 	for _, kv := range s.mirror.Snapshot().KVs {
-		if kv.Key == s.o.Store.ClusterDataKey() {
-			if cd, err := store.DecodeClusterData(kv.Value); err == nil && cd != nil && cd.Check() == nil {
-				return cd.Cluster.Spec.Settings()
-			}
+		if kv.Key != s.o.Store.ClusterDataKey() {
+			continue
+		}
+		if bytes.Equal(kv.Value, s.setOf) {
+			return s.set
+		}
+		if cd, err := store.DecodeClusterData(kv.Value); err == nil && cd != nil && cd.Check() == nil {
+			s.set, s.setOf = cd.Cluster.Spec.Settings(), kv.Value
+			return s.set
 		}
 	}
 	return (*cluster.Spec)(nil).Settings()

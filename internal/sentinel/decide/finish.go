@@ -3,6 +3,7 @@ package decide
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"time"
 
 	"stolon/internal/cluster"
@@ -83,24 +84,28 @@ func (p *pass) finish() {
 	p.out.Data = p.cd
 }
 
-// steady returns cd without what moves by itself.
+// steady returns cd without what moves by itself. It shares the rest with cd.
 func steady(cd *cluster.ClusterData) *cluster.ClusterData {
-	out := cd.Clone()
-	out.ChangeTime, out.Cluster.ChangeTime = time.Time{}, time.Time{}
-	if out.Proxy != nil {
-		out.Proxy.ChangeTime = time.Time{}
+	out, cl := *cd, *cd.Cluster
+	out.ChangeTime, cl.ChangeTime, out.Cluster = time.Time{}, time.Time{}, &cl
+	if cd.Proxy != nil {
+		px := *cd.Proxy
+		px.ChangeTime, out.Proxy = time.Time{}, &px
 	}
-	for _, k := range out.Keepers {
+	out.Keepers, out.DBs = maps.Clone(cd.Keepers), maps.Clone(cd.DBs)
+	for uid, k := range cd.Keepers {
 		if k != nil {
-			k.ChangeTime, k.Status.LastHealthyTime = time.Time{}, time.Time{}
+			k := *k
+			k.ChangeTime, k.Status.LastHealthyTime, out.Keepers[uid] = time.Time{}, time.Time{}, &k
 		}
 	}
-	for _, db := range out.DBs {
+	for uid, db := range cd.DBs {
 		if db != nil {
-			db.ChangeTime, db.Status.XLogPos, db.Status.OlderWalFile = time.Time{}, 0, ""
+			db := *db
+			db.ChangeTime, db.Status.XLogPos, db.Status.OlderWalFile, out.DBs[uid] = time.Time{}, 0, "", &db
 		}
 	}
-	return out
+	return &out
 }
 
 // stale: what is recorded is too old for a successor to rely on.
