@@ -130,6 +130,111 @@ func (n *nemesis) reboot(p *proc) func() {
 	}
 }
 
+// An occasion is a change of the cluster data in whose wake a fault hurts most.
+type occasion struct {
+	what        string
+	keeper, was string // of the master now and before
+}
+
+// occasions tells those who wait.
+func (s *sim) occasions(old, cd *cluster.ClusterData) {
+	master, before := cd.Master(), old.Master()
+	if master == nil || before == nil || cd.Cluster.Status.Phase != cluster.Normal {
+		return
+	}
+	o := occasion{keeper: master.Spec.KeeperUID, was: before.Spec.KeeperUID}
+	switch {
+	case master.UID != before.UID:
+		o.what = "elected"
+	case cd.Proxy.Spec.MasterDBUID != old.Proxy.Spec.MasterDBUID && cd.Proxy.Spec.MasterDBUID == "":
+		o.what = "cut"
+	case cd.Proxy.Spec.MasterDBUID != old.Proxy.Spec.MasterDBUID:
+		o.what = "routed"
+	case !cluster.SameSet(master.Spec.SynchronousStandbys, before.Spec.SynchronousStandbys):
+		o.what = "list"
+	case !cluster.SameSet(master.Status.SynchronousStandbys, before.Status.SynchronousStandbys):
+		o.what = "known"
+	default:
+		return
+	}
+	s.mu.Lock()
+	waiting := s.ambushes
+	s.ambushes = nil
+	s.mu.Unlock()
+	for _, c := range waiting {
+		c <- o
+	}
+}
+
+// ambush waits for an occasion, and then does something bad to those whom it
+// concerns.
+func (n *nemesis) ambush() {
+	s := n.s
+	c := make(chan occasion, 1)
+	s.mu.Lock()
+	s.ambushes = append(s.ambushes, c)
+	s.mu.Unlock()
+	after, x, d := n.dice.between(100*time.Microsecond, 5*time.Millisecond), n.dice.intN(6), n.lasting()
+	if n.dice.chance(50) {
+		after = n.dice.between(time.Millisecond, 1500*time.Millisecond)
+	}
+	old := n.dice.chance(30)
+	n.wg.Go(func() {
+		var o occasion
+		select {
+		case o = <-c:
+		case <-n.over:
+			return
+		}
+		victim := o.keeper
+		if old {
+			victim = o.was
+		}
+		p := s.proc(victim)
+		t := time.NewTimer(after)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-n.over:
+			return
+		}
+		i := s.instances[p.n-1]
+		s.trace("fault: ambush %d on %s, %s after %s was %s", x, p.id, after, o.keeper, o.what)
+		undo := func() {}
+		switch x {
+		case 0:
+			undo = n.cut("keeper from store", pair(victim, "store"))
+		case 1:
+			p.kill()
+			i.Kill(true)
+			undo = n.reboot(p)
+		case 2:
+			p.pause()
+			undo = p.cont
+		case 3:
+			var pairs [][2]string
+			for _, other := range s.names("keeper") {
+				if q := s.proc(other); q.n != p.n {
+					pairs = append(pairs, pair(host(p.n), host(q.n)))
+				}
+			}
+			undo = n.cut("postgres from all", pairs...)
+		case 4:
+			undo = i.Freeze()
+		case 5:
+			i.Kill(false)
+		}
+		t.Reset(d)
+		select {
+		case <-t.C:
+		case <-n.over:
+			s.sleep(after)
+		}
+		s.trace("undo: ambush on %s", victim)
+		undo()
+	})
+}
+
 var faults []fault
 
 func init() {
@@ -140,7 +245,7 @@ func init() {
 		return map[string]int{"mixed": mixed, "crashes": crashes, "partitions": partitions}
 	}
 	faults = []fault{
-		{"kill host", map[string]int{"mixed": 6, "crashes": 14, "partitions": 3, "slow store": 4}, func(n *nemesis) (func(), time.Duration) {
+		{"kill host", map[string]int{"mixed": 6, "crashes": 14, "partitions": 3, "slow store": 4, "ambushes": 6}, func(n *nemesis) (func(), time.Duration) {
 			p := n.pick("keeper")
 			n.s.trace("fault: kill %s and its postgres", p.id)
 			p.kill()
@@ -247,7 +352,7 @@ func init() {
 		{"cut sentinel from store", all(3), func(n *nemesis) (func(), time.Duration) {
 			return n.cut("sentinel from store", pair(n.pick("sentinel").name, "store")), n.lasting()
 		}},
-		{"cut keeper from store", map[string]int{"mixed": 5, "crashes": 2, "partitions": 8, "slow store": 12}, func(n *nemesis) (func(), time.Duration) {
+		{"cut keeper from store", map[string]int{"mixed": 5, "crashes": 2, "partitions": 8, "slow store": 12, "ambushes": 4}, func(n *nemesis) (func(), time.Duration) {
 			return n.cut("keeper from store", pair(n.pick("keeper").name, "store")), n.lasting()
 		}},
 		{"cut postgres from postgres", map[string]int{"mixed": 4, "crashes": 2, "partitions": 8, "calm": 3}, func(n *nemesis) (func(), time.Duration) {
@@ -324,7 +429,11 @@ func init() {
 			n.s.server.ExpireAll()
 			return nil, 0
 		}},
-		{"failkeeper", map[string]int{"mixed": 3, "crashes": 3, "partitions": 2, "slow store": 12}, func(n *nemesis) (func(), time.Duration) {
+		{"ambush", map[string]int{"mixed": 14, "crashes": 12, "partitions": 14, "slow store": 10, "ambushes": 20}, func(n *nemesis) (func(), time.Duration) {
+			n.ambush()
+			return nil, 0
+		}},
+		{"failkeeper", map[string]int{"mixed": 3, "crashes": 3, "partitions": 2, "slow store": 12, "ambushes": 8}, func(n *nemesis) (func(), time.Duration) {
 			name := n.pick("keeper").name
 			n.operator("failkeeper "+name, func(cd *cluster.ClusterData) {
 				if k := cd.Keepers[name]; k != nil {
@@ -387,7 +496,7 @@ func (n *nemesis) changeSpec() {
 			cd.Cluster.Spec.PGParameters = params
 		})
 	case 4:
-		d := time.Duration(2+n.dice.intN(4)) * time.Second
+		d := n.s.plan.settings.Settings().ProxyCheckInterval.Duration + time.Duration(1+n.dice.intN(4))*time.Second
 		n.operator(fmt.Sprintf("proxyTimeout %s", d), func(cd *cluster.ClusterData) { cd.Cluster.Spec.ProxyTimeout = &cluster.Duration{Duration: d} })
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,7 +36,7 @@ var (
 )
 
 // stuckAfter is real time; a run takes a fraction of a second.
-const stuckAfter = 30 * time.Second
+const stuckAfter = 90 * time.Second
 
 // details, from the environment, makes a replay print every call through a door.
 var details = os.Getenv("STOLON_SIM_DETAILS") != ""
@@ -56,6 +57,17 @@ func TestWorker(t *testing.T) {
 	}
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(-1)
+	if f := os.Getenv("STOLON_SIM_PROFILE"); f != "" {
+		w, err := os.Create(f + strconv.Itoa(os.Getpid()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		if err := pprof.StartCPUProfile(w); err != nil {
+			t.Fatal(err)
+		}
+		defer pprof.StopCPUProfile()
+	}
 	out := bufio.NewWriter(os.Stdout)
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {

@@ -40,6 +40,7 @@ type proc struct {
 	stopped chan struct{} // not nil: SIGSTOP
 	since   time.Time     // of stopped
 	paused  time.Duration // in all, before
+	slow    time.Duration // by how much a plant set the clock back
 	draws   map[string]uint64
 	began   time.Time // of the last read of the cluster data
 	read    time.Time // beginning of the last one that was answered
@@ -106,6 +107,12 @@ func (p *proc) pausedFor() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.paused
+}
+
+func (p *proc) slowFor() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.slow
 }
 
 func (p *proc) listen(_ context.Context, address string) (net.Listener, error) {

@@ -56,6 +56,7 @@ type sim struct {
 	print func(string)
 
 	instances []*postgresqltest.Instance
+	ambushes  []chan occasion // who waits for the next occasion
 }
 
 // weather is how the store behaves.
@@ -94,13 +95,13 @@ type plan struct {
 func planFor(seed uint64) plan {
 	d := dice(seed).of("plan")
 	p := plan{
-		profile:   []string{"mixed", "mixed", "crashes", "partitions", "calm"}[d.intN(5)],
+		profile:   []string{"mixed", "mixed", "crashes", "partitions", "ambushes", "calm"}[d.intN(6)],
 		sync:      d.chance(60),
 		keepers:   []int{2, 3, 3, 3, 3, 4}[d.intN(6)],
 		sentinels: 2,
 		proxies:   2,
 		clients:   3,
-		faults:    time.Duration(25+d.intN(25)) * time.Second,
+		faults:    time.Duration(20+d.intN(20)) * time.Second,
 		heal:      60 * time.Second,
 	}
 	second := func(n float64) *cluster.Duration {

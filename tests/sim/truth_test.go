@@ -31,6 +31,9 @@ type truth struct {
 	sentinels map[string]string
 	lastAck   time.Time
 	checked   string // which standbys I4 was last checked of
+	// Since when commits have to wait for somebody: the master's list says so
+	// and is in force. Zero: they need not.
+	waits time.Time
 
 	acks, reads, elections int
 }
@@ -277,6 +280,26 @@ func (t *truth) newData(cd *cluster.ClusterData) {
 		t.mustHold(master.Spec.KeeperUID, true, "routed")
 	}
 	t.checkSync(cd)
+	t.noteWaits(cd)
+	if old != nil {
+		t.s.occasions(old, cd)
+	}
+}
+
+// noteWaits follows since when no commit may be acknowledged without a standby.
+func (t *truth) noteWaits(cd *cluster.ClusterData) {
+	master := cd.Master()
+	wait := master != nil && cd.Cluster.Status.Phase == cluster.Normal && master.Spec.SynchronousReplication &&
+		len(master.Spec.SynchronousStandbys)+len(master.Spec.ExternalSynchronousStandbys) > 0
+	inForce := wait && master.Status.CurrentGeneration == master.Generation
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case !wait:
+		t.waits = time.Time{}
+	case inForce && t.waits.IsZero():
+		t.waits = time.Now()
+	}
 }
 
 // mustHold checks I3 and I11: the keeper's data has all that clients know of.
@@ -395,7 +418,7 @@ func (t *truth) promise(c promise) {
 	t.mu.Lock()
 	cd := t.data
 	m := t.masters[len(t.masters)-1]
-	mayBeLost := false
+	mayBeLost, waits := false, t.waits
 	for _, x := range t.masters {
 		mayBeLost = mayBeLost || x.at.After(c.Time) && !x.sync
 	}
@@ -410,8 +433,11 @@ func (t *truth) promise(c promise) {
 	t.promised = append(t.promised, c)
 	t.mu.Unlock()
 	master := cd.Master()
-	if master == nil || !master.Spec.SynchronousReplication || c.how == "read" {
+	if master == nil || !master.Spec.SynchronousReplication {
 		return
+	}
+	if c.how == "acknowledged" && !waits.IsZero() && waits.Before(c.Time) && !t.s.world.SomewhereElse(c.Commit, t.s.instance("keeper"+strings.TrimPrefix(c.Host, "10.0.0."))) {
+		t.fail("K5: row %d (%s), just %s, is on %s only", c.Row, c.LSN, c.how, c.Host)
 	}
 	for _, uid := range cluster.Intersect(master.Spec.SynchronousStandbys, master.Status.SynchronousStandbys) {
 		if db := cd.DBs[uid]; db != nil && !t.s.instance(db.Spec.KeeperUID).Holds(c.Commit) {
