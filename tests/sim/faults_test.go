@@ -174,11 +174,11 @@ func (n *nemesis) ambush() {
 	s.mu.Lock()
 	s.ambushes = append(s.ambushes, c)
 	s.mu.Unlock()
-	after, x, d := n.dice.between(100*time.Microsecond, 5*time.Millisecond), n.dice.intN(6), n.lasting()
-	if n.dice.chance(50) {
+	after, x, d := n.dice.between(100*time.Microsecond, 5*time.Millisecond), n.dice.intN(7), n.lasting()
+	if x != 6 && n.dice.chance(50) {
 		after = n.dice.between(time.Millisecond, 1500*time.Millisecond)
 	}
-	old := n.dice.chance(30)
+	old, later := x != 6 && n.dice.chance(30), n.dice.between(20*time.Millisecond, 2*time.Second)
 	n.wg.Go(func() {
 		var o occasion
 		select {
@@ -223,6 +223,15 @@ func (n *nemesis) ambush() {
 			undo = i.Freeze()
 		case 5:
 			i.Kill(false)
+		case 6:
+			// It does what it was told, and nobody hears of it.
+			heal := n.cut("keeper from store", pair(victim, "store"))
+			s.sleep(later)
+			s.trace("fault: then kill %s", p.id)
+			p.kill()
+			i.Kill(true)
+			reboot := n.reboot(p)
+			undo = func() { heal(); reboot() }
 		}
 		t.Reset(d)
 		select {
@@ -245,7 +254,7 @@ func init() {
 		return map[string]int{"mixed": mixed, "crashes": crashes, "partitions": partitions}
 	}
 	faults = []fault{
-		{"kill host", map[string]int{"mixed": 6, "crashes": 14, "partitions": 3, "slow store": 4, "ambushes": 6}, func(n *nemesis) (func(), time.Duration) {
+		{"kill host", map[string]int{"mixed": 6, "crashes": 14, "partitions": 3, "ambushes": 6}, func(n *nemesis) (func(), time.Duration) {
 			p := n.pick("keeper")
 			n.s.trace("fault: kill %s and its postgres", p.id)
 			p.kill()
@@ -352,7 +361,7 @@ func init() {
 		{"cut sentinel from store", all(3), func(n *nemesis) (func(), time.Duration) {
 			return n.cut("sentinel from store", pair(n.pick("sentinel").name, "store")), n.lasting()
 		}},
-		{"cut keeper from store", map[string]int{"mixed": 5, "crashes": 2, "partitions": 8, "slow store": 12, "ambushes": 4}, func(n *nemesis) (func(), time.Duration) {
+		{"cut keeper from store", map[string]int{"mixed": 5, "crashes": 2, "partitions": 8, "ambushes": 4}, func(n *nemesis) (func(), time.Duration) {
 			return n.cut("keeper from store", pair(n.pick("keeper").name, "store")), n.lasting()
 		}},
 		{"cut postgres from postgres", map[string]int{"mixed": 4, "crashes": 2, "partitions": 8, "calm": 3}, func(n *nemesis) (func(), time.Duration) {
@@ -383,7 +392,7 @@ func init() {
 			}
 			return n.cut("host", pairs...), n.lasting()
 		}},
-		{"isolate host with its proxy", map[string]int{"mixed": 4, "crashes": 2, "partitions": 8, "slow store": 12}, func(n *nemesis) (func(), time.Duration) {
+		{"isolate host with its proxy", map[string]int{"mixed": 4, "crashes": 2, "partitions": 8}, func(n *nemesis) (func(), time.Duration) {
 			p, px := n.pick("keeper"), n.pick("proxy")
 			pairs := [][2]string{pair(p.name, "store"), pair(px.name, "store")}
 			return n.cut("keeper and proxy from store", pairs...), n.lasting()
@@ -397,7 +406,7 @@ func init() {
 			}
 			return n.cut("store from all", pairs...), n.lasting()
 		}},
-		{"store slow", map[string]int{"mixed": 3, "crashes": 2, "partitions": 3, "slow store": 30}, func(n *nemesis) (func(), time.Duration) {
+		{"store slow", map[string]int{"mixed": 3, "crashes": 2, "partitions": 3, "slow proxies": 30}, func(n *nemesis) (func(), time.Duration) {
 			d := n.dice.between(100*time.Millisecond, 6*time.Second)
 			n.s.trace("fault: store slow by %s", d)
 			n.s.setWeather(func(w *weather) { w.slow = d })
@@ -409,7 +418,7 @@ func init() {
 			n.s.setWeather(func(w *weather) { w.lose = x })
 			return func() { n.s.trace("undo: store loses"); n.s.setWeather(func(w *weather) { w.lose = 0 }) }, n.lasting()
 		}},
-		{"watches lag", all(5), func(n *nemesis) (func(), time.Duration) {
+		{"watches lag", map[string]int{"mixed": 5, "crashes": 5, "partitions": 5, "calm": 5, "slow proxies": 30}, func(n *nemesis) (func(), time.Duration) {
 			d := n.dice.between(10*time.Millisecond, 4*time.Second)
 			if n.s.plan.profile == "calm" {
 				d = n.dice.between(10*time.Millisecond, 1500*time.Millisecond)
@@ -429,11 +438,11 @@ func init() {
 			n.s.server.ExpireAll()
 			return nil, 0
 		}},
-		{"ambush", map[string]int{"mixed": 14, "crashes": 12, "partitions": 14, "slow store": 10, "ambushes": 20}, func(n *nemesis) (func(), time.Duration) {
+		{"ambush", map[string]int{"mixed": 14, "crashes": 12, "partitions": 14, "ambushes": 20}, func(n *nemesis) (func(), time.Duration) {
 			n.ambush()
 			return nil, 0
 		}},
-		{"failkeeper", map[string]int{"mixed": 3, "crashes": 3, "partitions": 2, "slow store": 12, "ambushes": 8}, func(n *nemesis) (func(), time.Duration) {
+		{"failkeeper", map[string]int{"mixed": 3, "crashes": 3, "partitions": 2, "slow proxies": 40, "ambushes": 8}, func(n *nemesis) (func(), time.Duration) {
 			name := n.pick("keeper").name
 			n.operator("failkeeper "+name, func(cd *cluster.ClusterData) {
 				if k := cd.Keepers[name]; k != nil {

@@ -31,6 +31,7 @@ var (
 	seeds   = flag.Int("seeds", 200, "number of seeds")
 	first   = flag.Uint64("start", 1, "first seed")
 	oneSeed = flag.Uint64("seed", 0, "play this seed only, and print everything")
+	planted = flag.String("plant", "", "with -seed: the bug to plant")
 	twice   = flag.Int("twice", 20, "number of seeds that are played twice")
 	workers = flag.Int("workers", runtime.NumCPU(), "processes that play seeds")
 )
@@ -268,7 +269,7 @@ func replay(t *testing.T, seed uint64) {
 		t.Fatal(err)
 	}
 	defer w.stop()
-	r, err := w.play(order{Seed: seed, Print: true}, func(line string) { fmt.Println(line) })
+	r, err := w.play(order{Seed: seed, Plant: *planted, Print: true}, func(line string) { fmt.Println(line) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -201,7 +201,7 @@ func (p *proc) travel(ctx context.Context, x uint64, r memory.Request) error {
 	s := p.s
 	wait := between(x, 200*time.Microsecond, 2500*time.Microsecond)
 	w := s.weather()
-	if w.slow > 0 && mix(x+1)%2 == 0 {
+	if w.slow > 0 && mix(x+1)%2 == 0 && (p.kind == "proxy" || s.plan.profile != "slow proxies") {
 		wait += between(mix(x+2), 0, w.slow)
 	}
 	if r.Kind == memory.Event && w.lag > 0 {

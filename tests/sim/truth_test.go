@@ -405,9 +405,7 @@ func (t *truth) saw(client, host, index, serial string) {
 		return
 	}
 	if !ok {
-		// Its commit was flushed when the instance was killed, before anybody
-		// heard of it; recovery brought it back. What must become of it is not followed.
-		t.s.trace("%s saw a row that recovery brought back on %s", client, host)
+		t.fail("%s read a row that was never committed", client)
 		return
 	}
 	t.s.trace("%s saw %d on %s", client, c.Row, host)

@@ -171,7 +171,9 @@ func (b *backend) insert(pm *postmaster, row int64) string {
 	serial := w.nextSerial()
 	n := pm.d.insert(serial, row)
 	pm.hidden[serial] = true
+	c := Commit{Host: i.host, Row: row, Index: n, Serial: serial, LSN: pm.d.wal[n].end, Time: time.Now()}
 	w.mu.Unlock()
+	w.o.Watcher.Committed(c)
 	if !b.pause(b.delay(200*time.Microsecond, 2*time.Millisecond)) {
 		return ""
 	}
@@ -181,13 +183,14 @@ func (b *backend) insert(pm *postmaster, row int64) string {
 		return "" // lost with a crash
 	}
 	pm.d.flushed = max(pm.d.flushed, n+1)
-	lsn := pm.d.wal[n].end
+	lsn := c.LSN
 	orphan := pm.over()
 	if !orphan {
 		pm.tell()
 	}
 	w.mu.Unlock()
-	w.o.Watcher.Committed(Commit{Host: i.host, Row: row, Index: n, Serial: serial, LSN: lsn, Time: time.Now()})
+	c.Time = time.Now()
+	w.o.Watcher.Committed(c)
 	confirmed := b.awaitStandbys(pm, lsn)
 	w.mu.Lock()
 	delete(pm.hidden, serial)

@@ -33,7 +33,9 @@ type Options struct {
 // A Watcher is told what truly happens, in the instant that it happens. Event
 // must not call back into the World.
 type Watcher interface {
-	// Committed: a client's row is flushed on a primary, nobody was told yet.
+	// Committed: a client's row is in the WAL of a primary, nobody was told yet;
+	// and again once it is flushed. In between somebody else's flush may take it
+	// along, so that a crash keeps it.
 	Committed(Commit)
 	// BecamePrimary: an instance runs as a primary from now on.
 	BecamePrimary(host string, promoted bool)
