@@ -309,7 +309,7 @@ func (k *Keeper) put(ctx context.Context, s shared) error {
 		[]store.Condition{{Key: k.o.Store.ClusterDataKey(), Revision: s.revision}},
 		[]store.Op{{Key: k.o.Store.KeeperKey(k.uid), Value: store.Encode(info), Lease: lease}})
 	if errors.Is(err, store.ErrLeaseLost) {
-		k.leaseOf.lease = nil
+		k.leaseOf = leased{}
 	}
 	if err != nil {
 		return fmt.Errorf("publish keeper info: %w", err)
@@ -317,36 +317,25 @@ func (k *Keeper) put(ctx context.Context, s shared) error {
 	return nil
 }
 
-// leased is the lease of the info key.
+// leased is the lease of the info key, and when it was last renewed.
 type leased struct {
+	held    store.Held
 	lease   store.Lease
 	ttl     time.Duration
 	renewed time.Duration
 }
 
-// lease renews the lease of the info key, or grants one. News that come soon
-// after a heartbeat go without another renewal.
+// lease keeps the lease of the info key. News that come soon after a heartbeat
+// go without another renewal.
 func (k *Keeper) lease(ctx context.Context, ttl time.Duration) (store.Lease, error) {
-	l := &k.leaseOf
-	now := k.o.Clock()
-	if l.lease != nil && l.ttl == ttl {
-		if now-l.renewed < ttl/10 {
-			return l.lease, nil
-		}
-		err := l.lease.Renew(ctx)
-		if err == nil {
-			l.renewed = now
-			return l.lease, nil
-		}
-		if !errors.Is(err, store.ErrLeaseLost) {
-			return nil, fmt.Errorf("renew the lease of the keeper info: %w", err)
-		}
-		l.lease = nil
+	l, now := &k.leaseOf, k.o.Clock()
+	if l.lease != nil && l.ttl == ttl && now-l.renewed < ttl/10 {
+		return l.lease, nil
 	}
-	lease, err := k.o.Store.Grant(ctx, ttl)
+	lease, err := l.held.Keep(ctx, k.o.Store, ttl)
 	if err != nil {
-		return nil, fmt.Errorf("grant a lease for the keeper info: %w", err)
+		return nil, fmt.Errorf("keep the lease of the keeper info: %w", err)
 	}
-	*l = leased{lease, ttl, now}
+	l.lease, l.ttl, l.renewed = lease, ttl, now
 	return lease, nil
 }

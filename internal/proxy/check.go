@@ -143,7 +143,8 @@ func (p *Proxy) promise(ctx context.Context) (done bool, err error) {
 	timeout := p.result.Promise(p.timeout)
 	ttl := max(2*timeout, store.MinTTL)
 	renewed := p.o.Clock()
-	if err := p.renew(ctx, ttl); err != nil {
+	lease, err := p.keepLease(ctx, ttl)
+	if err != nil {
 		return false, fmt.Errorf("failed to update proxyInfo: %w", err)
 	}
 	info := cluster.ProxyInfo{
@@ -157,12 +158,12 @@ func (p *Proxy) promise(ctx context.Context) (done bool, err error) {
 	// The write may be done and its answer lost. Then this is what the sentinel
 	// counts on, although an earlier promise may have been for longer.
 	p.fwd.Shorten(until)
-	err = p.publish(ctx, info)
+	err = p.publish(ctx, info, lease)
 	switch {
 	case errors.Is(err, store.ErrConflict):
 		return false, nil
 	case errors.Is(err, store.ErrLeaseLost):
-		p.lease = nil
+		p.lease.Forget()
 		fallthrough
 	case err != nil:
 		return false, fmt.Errorf("failed to update proxyInfo: %w", err)
@@ -176,30 +177,19 @@ func (p *Proxy) promise(ctx context.Context) (done bool, err error) {
 }
 
 // publish puts info if the cluster data is still the applied one.
-func (p *Proxy) publish(ctx context.Context, info cluster.ProxyInfo) error {
+func (p *Proxy) publish(ctx context.Context, info cluster.ProxyInfo, lease store.Lease) error {
 	ctx, cancel := p.call(ctx)
 	defer cancel()
 	_, err := p.o.Store.Commit(ctx,
 		[]store.Condition{{Key: p.o.Store.ClusterDataKey(), Revision: p.revision}},
-		[]store.Op{{Key: p.o.Store.ProxyKey(p.o.UID), Value: store.Encode(info), Lease: p.lease}})
+		[]store.Op{{Key: p.o.Store.ProxyKey(p.o.UID), Value: store.Encode(info), Lease: lease}})
 	return err
 }
 
-// renew makes the lease good for ttl from now. There is no keep-alive in the
-// background: a stuck proxy must go silent (protocols.md P6).
-func (p *Proxy) renew(ctx context.Context, ttl time.Duration) error {
+// keepLease makes the lease good for ttl from now. There is no keep-alive in
+// the background: a stuck proxy must go silent (protocols.md P6).
+func (p *Proxy) keepLease(ctx context.Context, ttl time.Duration) (store.Lease, error) {
 	ctx, cancel := p.call(ctx)
 	defer cancel()
-	if p.lease != nil && p.leaseTTL == ttl {
-		err := p.lease.Renew(ctx)
-		if !errors.Is(err, store.ErrLeaseLost) {
-			return err
-		}
-	}
-	lease, err := p.o.Store.Grant(ctx, ttl)
-	if err != nil {
-		return err
-	}
-	p.lease, p.leaseTTL = lease, ttl
-	return nil
+	return p.lease.Keep(ctx, p.o.Store, ttl)
 }

@@ -57,8 +57,7 @@ type Proxy struct {
 	address  string // result's, resolved; "" not yet
 
 	interval, timeout time.Duration // in force: those of the last good check
-	lease             store.Lease
-	leaseTTL          time.Duration
+	lease             store.Held
 	checkAt           time.Duration // when the next check is due
 	expired           bool          // no good check within the deadline; nothing flows
 	failing           bool          // the last check failed
@@ -226,9 +225,6 @@ func (p *Proxy) leave() {
 	p.fwd.Cut()
 	p.serving.Wait()
 	p.fwd.Close()
-	if p.lease == nil {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), goodbye)
 	defer cancel()
 	if err := p.lease.Revoke(ctx); err != nil {

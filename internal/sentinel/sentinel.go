@@ -46,8 +46,7 @@ type Sentinel struct {
 
 	candidacy store.Candidacy
 	leading   bool
-	info      store.Lease
-	infoTTL   time.Duration
+	info      store.Held
 
 	set   cluster.Settings // of setOf
 	setOf []byte           // cluster data as stored; nil: none decoded yet
@@ -224,22 +223,12 @@ func (s *Sentinel) heartbeat(ctx context.Context) {
 }
 
 func (s *Sentinel) publish(ctx context.Context, ttl time.Duration) error {
-	if s.info != nil && s.infoTTL == ttl {
-		if err := s.info.Renew(ctx); errors.Is(err, store.ErrLeaseLost) {
-			s.info = nil
-		} else if err != nil {
-			return err
-		}
-	}
-	if s.info == nil || s.infoTTL != ttl {
-		lease, err := s.o.Store.Grant(ctx, ttl)
-		if err != nil {
-			return err
-		}
-		s.info, s.infoTTL = lease, ttl
+	lease, err := s.info.Keep(ctx, s.o.Store, ttl)
+	if err != nil {
+		return err
 	}
 	info := cluster.SentinelInfo{UID: s.o.UID, InfoUID: s.o.NewUID()}
-	_, err := s.o.Store.Commit(ctx, nil, []store.Op{{Key: s.o.Store.SentinelKey(s.o.UID), Value: store.Encode(info), Lease: s.info}})
+	_, err = s.o.Store.Commit(ctx, nil, []store.Op{{Key: s.o.Store.SentinelKey(s.o.UID), Value: store.Encode(info), Lease: lease}})
 	return err
 }
 
@@ -430,10 +419,8 @@ func (s *Sentinel) leave() {
 			s.log.Warn("could not give up leadership, it ends with its session", zap.Error(err))
 		}
 	}
-	if s.info != nil {
-		if err := s.info.Revoke(ctx); err != nil {
-			s.log.Debug("could not withdraw the sentinel info, it expires", zap.Error(err))
-		}
+	if err := s.info.Revoke(ctx); err != nil {
+		s.log.Debug("could not withdraw the sentinel info, it expires", zap.Error(err))
 	}
 }
 

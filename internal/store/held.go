@@ -1,0 +1,47 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Held is the lease under which a process keeps its info key. One goroutine
+// uses it at a time; the zero value holds none yet.
+type Held struct {
+	lease Lease
+	ttl   time.Duration
+}
+
+// Keep returns the lease, good for ttl from some moment between call and
+// return: renewed, or granted when there is none, it was lost, or it has
+// another ttl.
+func (h *Held) Keep(ctx context.Context, b Backend, ttl time.Duration) (Lease, error) {
+	if h.lease != nil && h.ttl == ttl {
+		err := h.lease.Renew(ctx)
+		if err == nil {
+			return h.lease, nil
+		}
+		if !errors.Is(err, ErrLeaseLost) {
+			return nil, err
+		}
+		h.lease = nil
+	}
+	l, err := b.Grant(ctx, ttl)
+	if err != nil {
+		return nil, err
+	}
+	h.lease, h.ttl = l, ttl
+	return l, nil
+}
+
+// Forget makes the next Keep grant: a write has found that the lease was lost.
+func (h *Held) Forget() { h.lease = nil }
+
+// Revoke ends the lease, if there is one.
+func (h *Held) Revoke(ctx context.Context) error {
+	if h.lease == nil {
+		return nil
+	}
+	return h.lease.Revoke(ctx)
+}
