@@ -176,10 +176,7 @@ func (l *lease) Revoke(ctx context.Context) error {
 // leaseID tells the lease of an op or condition. A lease of another backend is
 // a broken promise inside the program.
 func leaseID(l store.Lease) clientv3.LeaseID {
-	switch l := l.(type) {
-	case *lease:
-		return l.id
-	case *session:
+	if l, ok := store.Granted(l).(*lease); ok {
 		return l.id
 	}
 	panic("etcd: a lease of another backend")

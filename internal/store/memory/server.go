@@ -302,10 +302,7 @@ func (e entry) kv(key string) store.KV {
 // leaseID tells the lease of an op or condition. A lease of another backend is
 // a broken promise inside the program.
 func leaseID(l store.Lease) int64 {
-	switch l := l.(type) {
-	case *clientLease:
-		return l.id
-	case *session:
+	if l, ok := store.Granted(l).(*clientLease); ok {
 		return l.id
 	}
 	panic(errors.New("memory: a lease of another backend"))
