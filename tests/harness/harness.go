@@ -309,16 +309,6 @@ func (c *Cluster) Data() *cluster.ClusterData {
 	return cd
 }
 
-// Edit changes the cluster data, as an operator with an editor could.
-func (c *Cluster) Edit(edit func(*cluster.ClusterData)) {
-	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := c.Store.Update(ctx, func(cd *cluster.ClusterData) error { edit(cd); return nil }); err != nil {
-		c.t.Fatal(err)
-	}
-}
-
 // AwaitData waits until the cluster data is as ok wants it.
 func (c *Cluster) AwaitData(timeout time.Duration, what string, ok func(*cluster.ClusterData) bool) {
 	c.t.Helper()
@@ -371,18 +361,6 @@ func (c *Cluster) showData() {
 	c.t.Logf("cluster data: %s\n%s", Summary(cd), b)
 }
 
-// Keeper returns the keeper with the UID.
-func (c *Cluster) Keeper(uid string) *Keeper {
-	c.t.Helper()
-	for _, k := range c.Keepers {
-		if k.UID == uid {
-			return k
-		}
-	}
-	c.t.Fatalf("no keeper %q", uid)
-	return nil
-}
-
 // Roles returns the elected master's keeper and the keepers of all other dbs.
 func (c *Cluster) Roles() (master *Keeper, standbys []*Keeper) {
 	c.t.Helper()
@@ -400,19 +378,6 @@ func (c *Cluster) Roles() (master *Keeper, standbys []*Keeper) {
 		c.t.Fatalf("no master: %s", Summary(cd))
 	}
 	return master, standbys
-}
-
-// Spare returns the keepers that run and have no db.
-func (c *Cluster) Spare() []*Keeper {
-	c.t.Helper()
-	cd := c.Data()
-	var out []*Keeper
-	for _, k := range c.Keepers {
-		if cd.DBOf(k.UID) == nil {
-			out = append(out, k)
-		}
-	}
-	return out
 }
 
 // DB returns the keeper's db; "" is its UID when it has none.
@@ -468,18 +433,6 @@ func (c *Cluster) AwaitRoute(timeout time.Duration, k *Keeper) {
 	}
 }
 
-// AwaitStandby waits until the keeper's instance is a healthy standby that
-// streams from the master.
-func (c *Cluster) AwaitStandby(timeout time.Duration, k *Keeper) {
-	c.t.Helper()
-	c.AwaitData(timeout, k.UID+" is a healthy standby", func(cd *cluster.ClusterData) bool {
-		db := cd.DBOf(k.UID)
-		return db != nil && db.UID != cd.Cluster.Status.Master && db.Spec.Role == cluster.RoleStandby &&
-			db.Status.Healthy && db.Status.CurrentGeneration == db.Generation
-	})
-	k.SQL().AwaitQuery(timeout, "select pg_is_in_recovery(), status from pg_stat_wal_receiver", "true|streaming")
-}
-
 // AwaitCaughtUp waits until the standbys have replayed all that the master has
 // and the cluster data shows all at one position, so that a failover has them
 // to choose from.
@@ -497,22 +450,6 @@ func (c *Cluster) AwaitCaughtUp(timeout time.Duration, master *Keeper, standbys 
 			}
 		}
 		return true
-	})
-}
-
-// AwaitInSync waits until the sentinel knows exactly these to be in sync with the master.
-func (c *Cluster) AwaitInSync(timeout time.Duration, standbys ...*Keeper) {
-	c.t.Helper()
-	c.AwaitData(timeout, "the synchronous standbys are known in sync", func(cd *cluster.ClusterData) bool {
-		m := cd.Master()
-		var want []string
-		for _, s := range standbys {
-			if db := cd.DBOf(s.UID); db != nil {
-				want = append(want, db.UID)
-			}
-		}
-		slices.Sort(want)
-		return m != nil && len(want) == len(standbys) && slices.Equal(m.Spec.SynchronousStandbys, want) && slices.Equal(m.Status.SynchronousStandbys, want)
 	})
 }
 

@@ -243,25 +243,3 @@ func segmentOf(dir string) int {
 	}
 	return id
 }
-
-// FreezeReceiver stops a standby's WAL receiver, so that it falls behind
-// without anybody noticing.
-func (k *Keeper) FreezeReceiver() {
-	k.t.Helper()
-	pid, err := strconv.Atoi(k.SQL().Query("select pid from pg_stat_wal_receiver"))
-	if err != nil {
-		k.t.Fatalf("%s has no WAL receiver: %v", k.UID, err)
-	}
-	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
-		k.t.Fatal(err)
-	}
-	k.stopped = []int{pid}
-}
-
-// ResumeReceiver undoes FreezeReceiver.
-func (k *Keeper) ResumeReceiver() {
-	for _, pid := range k.stopped {
-		_ = unix.Kill(pid, unix.SIGCONT) // it may have ended
-	}
-	k.stopped = nil
-}

@@ -26,12 +26,6 @@ type Server struct {
 	t testing.TB
 }
 
-// As is the same server for another user.
-func (s Server) As(user, password string) Server {
-	s.User, s.Password = user, password
-	return s
-}
-
 func (s Server) dsn() string {
 	password := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s.Password)
 	return fmt.Sprintf("host=127.0.0.1 port=%s user=%s password='%s' dbname=postgres sslmode=disable connect_timeout=5", s.Port, s.User, password)

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -126,17 +125,6 @@ func (p *process) showLog() {
 		text = "…" + text[len(text)-most:]
 	}
 	p.t.Logf("log of %s:\n%s", p.name, text)
-}
-
-// awaitLog waits until the log has the text, after the first from bytes.
-func (p *process) awaitLog(text string, from int) {
-	p.t.Helper()
-	await(p.t, 60*time.Second, fmt.Sprintf("%s to log %q", p.name, text), func() error {
-		if !strings.Contains(p.logText()[from:], text) {
-			return errors.New("not there")
-		}
-		return nil
-	})
 }
 
 // await polls until f returns nil.
@@ -420,15 +408,6 @@ func queryAs(conn, statement string) ([]string, error) {
 
 func (k *keeperProcess) query(statement string) ([]string, error) { return query(k.port, statement) }
 
-func (k *keeperProcess) mustQuery(statement string) []string {
-	k.c.t.Helper()
-	out, err := k.query(statement)
-	if err != nil {
-		k.c.t.Fatalf("%s on %s: %v", statement, k.uid, err)
-	}
-	return out
-}
-
 // sql runs a statement through the first proxy, once it works.
 func (c *testCluster) sql(statement string) []string {
 	c.t.Helper()
@@ -633,15 +612,6 @@ func (c *testCluster) mustCtl(args ...string) string {
 func (c *testCluster) patch(spec string) {
 	c.t.Helper()
 	c.mustCtl("update", "--patch", spec)
-}
-
-// refuses: nobody listens there.
-func listens(port string) error {
-	conn, err := net.DialTimeout("tcp", "127.0.0.1:"+port, time.Second)
-	if err == nil {
-		conn.Close()
-	}
-	return err
 }
 
 func asJSON(v any) string {
