@@ -31,6 +31,8 @@ type appliedState struct {
 	short        string // db that ends before what it had reported
 	noted        uint64 // timeline that the cluster knows the db to have created
 	copied       string // db whose copy is complete but not recorded so
+	endless      string // db for which the end of the data could not be found
+	unfit        string // db as which the data did not stream
 	starting     bool   // it has not been seen to answer since it was started
 	tellNoChange bool   // say once that nothing more changed
 	asideDone    bool
@@ -230,6 +232,13 @@ func (k *Keeper) with(in decide.In) decide.In {
 		Promoted: s.local.promotion.DB, Noted: k.applied.noted, Followed: s.local.followed.DB,
 		Restarted: k.applied.restarted, Copied: k.applied.copied != "" && k.applied.copied == s.local.db.UID,
 		Setup: k.setup(),
+	}
+	if e := s.report.end; e.exact {
+		in.Own.End = &decide.End{Timeline: e.timeline, Position: e.position, History: e.history}
+	}
+	in.Own.Untouched = s.local.rejoin.DB != "" && s.local.rejoin.DB == s.local.db.UID
+	if db := s.db(); db != nil {
+		in.Own.Endless, in.Own.Unfit = k.applied.endless == db.UID, k.applied.unfit == db.UID
 	}
 	return in
 }

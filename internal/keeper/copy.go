@@ -79,8 +79,13 @@ func (k *Keeper) resync(ctx context.Context, in decide.In, step decide.Step) err
 	}
 	followed := in.Data.DBs[step.FollowedDB]
 	k.log.Info("syncing from followed db", zap.String("db", step.DB.UID), zap.String("followed", step.FollowedDB), zap.String("keeper", followed.Spec.KeeperUID))
-	if err := k.saveDB(func(s *decide.DBState) { *s = decide.DBState{UID: step.DB.UID, Initializing: true} }); err != nil {
+	if err := k.beginRejoin(step); err != nil {
 		return err
+	}
+	if step.Follow {
+		if done, err := k.follow(ctx, step); done || err != nil {
+			return err
+		}
 	}
 	from := postgresql.Source{
 		Host: followed.Status.ListenAddress, Port: followed.Status.Port,
@@ -89,10 +94,11 @@ func (k *Keeper) resync(ctx context.Context, in decide.In, step decide.Step) err
 	}
 	if step.Rewind {
 		done, err := k.rewind(ctx, step, from)
-		if done || ctx.Err() != nil {
+		if done || err != nil {
 			return err
 		}
 	}
+	k.applied.unfit = "" // if this fails, the source may have been away before
 	swapped, err := k.noteAside(ctx, step.DB.UID)
 	if err != nil {
 		return err
@@ -111,9 +117,13 @@ func (k *Keeper) resync(ctx context.Context, in decide.In, step decide.Step) err
 // copied records that the data directory is a complete copy, made for the db.
 func (k *Keeper) copied(step decide.Step) error {
 	k.applied.asideDone = false
+	k.set(func(s *shared) { s.report.end = end{} }) // of other data
 	err := errors.Join(k.savePromotion(promotion{}), k.saveFollowed(followedBy(step)))
 	if err == nil {
 		err = k.saveDB(func(s *decide.DBState) { s.Initializing = false })
+	}
+	if err == nil {
+		err = k.saveRejoin(rejoin{})
 	}
 	if err != nil {
 		return err
@@ -124,21 +134,36 @@ func (k *Keeper) copied(step decide.Step) error {
 }
 
 // rewind tries to rewind instead of copying. It reports false when a copy is
-// needed after all.
+// needed after all. A source that isn't there now is waited for: a copy would
+// need it too.
 func (k *Keeper) rewind(ctx context.Context, step decide.Step, from postgresql.Source) (bool, error) {
 	from.User, from.Password, from.Slot = k.o.Superuser.User, k.o.Superuser.Password, ""
+	if err := k.o.Instance.PrepareRewind(ctx, from); err != nil {
+		if errors.Is(err, postgresql.ErrCannotRewind) {
+			k.log.Warn("pg_rewind can't be used, copying everything", zap.Error(err))
+			return false, ctx.Err()
+		}
+		return false, err
+	}
+	if err := errors.Join(k.forgetAside(step.DB.UID), k.saveRejoin(rejoin{})); err != nil {
+		return false, err
+	}
+	e := k.get().report.end
+	k.set(func(s *shared) { s.report.end.exact = false })
 	if err := k.o.Instance.Rewind(ctx, from); err != nil {
 		k.log.Warn("pg_rewind failed, copying everything", zap.Error(err))
-		return false, nil
+		return false, ctx.Err()
 	}
+	k.log.Warn("what this keeper had written past the fork was undone by pg_rewind", zap.String("db", step.DB.UID),
+		zap.Uint64("timeline", e.timeline), zap.Stringer("lsn", e.position))
 	if err := k.launch(ctx, step); err != nil {
 		k.log.Warn("postgres does not start after pg_rewind, copying everything", zap.Error(err))
-		return false, errors.Join(k.stop(ctx), k.forgotten())
+		return false, errors.Join(k.stop(ctx), k.forgotten(), ctx.Err())
 	}
 	// The WAL between the fork and now may be gone from the source.
 	if err := k.awaitStreaming(ctx); err != nil {
 		k.log.Warn("the rewound instance does not stream, copying everything", zap.Error(err))
-		return false, errors.Join(k.stop(ctx), k.forgotten())
+		return false, errors.Join(k.stop(ctx), k.forgotten(), ctx.Err())
 	}
 	k.log.Info("pg_rewind succeeded", zap.String("db", step.DB.UID))
 	return true, k.copied(step)

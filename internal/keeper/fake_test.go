@@ -29,6 +29,7 @@ type fake struct {
 	sticky  bool                      // a pending restart stays one
 	fails   map[string]error
 	silent  bool // it runs but does not answer
+	unfit   bool // the data does not stream until it is copied
 }
 
 func newFake() *fake { return &fake{fails: map[string]error{}} }
@@ -105,9 +106,14 @@ func (f *fake) BaseBackup(ctx context.Context, from postgresql.Source, _ func(st
 		return ctx.Err()
 	}
 	return f.do("basebackup "+from.Host, func() {
+		f.unfit = false
 		f.look = postgresql.Look{Initialized: true, SystemID: "7", Checkpoint: 90, CheckpointTimeline: 2, Aside: f.look.Initialized}
 		f.sample = postgresql.Sample{SystemID: "7", TimelineID: 2, Position: 100, History: f.history}
 	})
+}
+
+func (f *fake) PrepareRewind(context.Context, postgresql.Source) error {
+	return f.do("prepare", func() {})
 }
 
 func (f *fake) Rewind(context.Context, postgresql.Source) error {
@@ -138,12 +144,13 @@ func (f *fake) Start(_ context.Context, c conf.Config, _ bool) error {
 
 func (f *fake) configured() {
 	f.sample.Primary = !f.look.StandbySignal
+	f.sample.AtEnd = f.look.StandbySignal
 	f.sample.SyncNames = f.config.Parameters[syncNames]
 	f.sample.FileParameters = maps.Clone(f.config.Parameters)
 	f.sample.ReceiverUp = false
 	if r := f.config.Recovery; r != nil {
 		maps.Copy(f.sample.FileParameters, r.Parameters())
-		f.sample.ReceiverUp = r.PrimaryConninfo != "" && !f.sample.Primary
+		f.sample.ReceiverUp = r.PrimaryConninfo != "" && !f.sample.Primary && !f.unfit
 	}
 }
 

@@ -26,6 +26,9 @@ type Instance interface {
 	// directory and, only once that is complete, sets the old one aside and
 	// puts the copy in its place. progress is told lines worth logging.
 	BaseBackup(ctx context.Context, from postgresql.Source, progress func(string)) error
+	// PrepareRewind finds out whether the stopped data directory can be rewound
+	// (ErrCannotRewind), and has the source write a checkpoint.
+	PrepareRewind(ctx context.Context, from postgresql.Source) error
 	// Rewind makes the stopped data directory a past state of the source's.
 	Rewind(ctx context.Context, from postgresql.Source) error
 	// SetAside moves the data directory aside, replacing one set aside before.

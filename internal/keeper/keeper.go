@@ -139,7 +139,8 @@ type report struct {
 type end struct {
 	timeline uint64
 	position wal.LSN // at least
-	exact    bool    // and at most: it was a standby that gets WAL from nowhere
+	history  []cluster.TimelineHistory
+	exact    bool // and at most: it was a standby that gets WAL from nowhere
 }
 
 // New checks the options and loads the local state.

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"stolon/internal/cluster"
+	"stolon/internal/keeper/decide"
 	"stolon/internal/postgresql"
 	"stolon/internal/store"
 	"stolon/internal/store/memory"
@@ -498,7 +499,7 @@ func TestACompleteCopyIsNotMadeAgainAfterACrash(t *testing.T) {
 
 // returned is an old master that comes back after db2 was elected, with a new
 // db to be copied.
-func returned(t *testing.T, parked bool, creators string) *bench {
+func returned(t *testing.T, parked bool, edit func(*cluster.ClusterData), creators string) *bench {
 	b := running(t, nil)
 	b.crash()
 	b.pg.kill()
@@ -521,6 +522,7 @@ func returned(t *testing.T, parked bool, creators string) *bench {
 		}
 	}
 	b.edit(func(cd *cluster.ClusterData) {
+		defer edit(cd)
 		delete(cd.DBs, "db1")
 		cd.DBs["db4"] = &cluster.DB{UID: "db4", Generation: 1, Spec: &cluster.DBSpec{KeeperUID: "keeper1", InitMode: cluster.InitResync, Role: cluster.RoleStandby,
 			FollowConfig: &cluster.FollowConfig{Type: cluster.FollowInternal, DBUID: "db2"}}}
@@ -531,34 +533,80 @@ func returned(t *testing.T, parked bool, creators string) *bench {
 	return b
 }
 
-func TestTheOldDataIsKeptUntilItIsKnownToHoldNothingMore(t *testing.T) {
+func TestHowAnOldMasterRejoins(t *testing.T) {
+	const running, end, follow, backup, drop = "stop fast", "start,stop fast", "start", "basebackup host2", "dropaside"
 	for _, tt := range []struct {
 		name     string
 		parked   bool
 		fork     uint64
 		creators string
-		dropped  bool
+		unfit    bool
+		fails    string
+		rewind   bool
+		want     string
 	}{
-		{"its end was seen and is before the fork", true, 20, `["db2"]`, true},
-		{"its end was seen and is past the fork", true, 19, `["db2"]`, false},
-		{"its end was not seen", false, 20, `["db2"]`, false},
+		{"its end was seen and is before the fork: it follows", true, 20, `["db2"]`, false, "", false, running + "," + follow},
+		{"its end is found out and is before the fork: it follows", false, 20, `["db2"]`, false, "", false, end + "," + follow},
+		{"the fork is where it ends, but two may have made the timeline: a copy", true, 20, `["db2","db1"]`, false, "", false, running + "," + backup + ",start," + drop},
+		{"it doesn't stream: a copy, and what it held is in the cluster", true, 20, `["db2"]`, true, "", false, running + ",start," + running + "," + backup + ",start," + drop},
+		{"its end is past the fork: a copy, and what it held is kept", true, 19, `["db2"]`, false, "", false, running + "," + backup + ",start"},
+		{"its end is past the fork: a rewind", true, 19, `["db2"]`, false, "", true, running + ",prepare,rewind,start"},
+		{"after a crash it is recovered before a rewind", false, 19, `["db2"]`, false, "", true, end + ",prepare,rewind,start"},
+		{"a failed rewind ends in a copy", true, 19, `["db2"]`, false, "rewind", true, running + ",prepare," + backup + ",start"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := returned(t, tt.parked, tt.creators)
+				b := returned(t, tt.parked, func(cd *cluster.ClusterData) {
+					cd.DBs["db2"].Status.TimelinesHistory = []cluster.TimelineHistory{{TimelineID: 1, SwitchPoint: tt.fork}}
+					if db := cd.DBs["db4"]; db != nil {
+						db.Spec.UsePgrewind = tt.rewind
+					}
+				}, tt.creators)
 				defer b.stop()
-				b.pg.set(func() { b.pg.history = []cluster.TimelineHistory{{TimelineID: 1, SwitchPoint: tt.fork}} })
-				settle(time.Second)
+				b.pg.set(func() {
+					b.pg.history, b.pg.unfit = []cluster.TimelineHistory{{TimelineID: 1, SwitchPoint: tt.fork}}, tt.unfit
+					if tt.fails != "" {
+						b.pg.fails[tt.fails] = errors.New("broken")
+					}
+				})
+				settle(2 * time.Minute)
 				calls := b.pg.took()
-				if !slices.Contains(calls, "basebackup host2") || slices.Contains(calls, "dropaside") != tt.dropped {
-					t.Errorf("calls %q, want the old data dropped: %t", calls, tt.dropped)
+				if got := strings.Join(calls, ","); got != tt.want {
+					t.Errorf("calls %s, want %s", got, tt.want)
 				}
-				if kept := b.logs.FilterMessageSnippet("keeping the old data directory").Len(); (kept == 1) == tt.dropped {
-					t.Errorf("told %d times that it is kept", kept)
+				copied, dropped := slices.Contains(calls, backup), slices.Contains(calls, drop)
+				if kept := b.logs.FilterMessageSnippet("keeping the old data directory").Len() == 1; kept != (copied && !dropped) {
+					t.Errorf("told that the old data is kept: %t", kept)
+				}
+				var st decide.DBState
+				if err := json.Unmarshal(b.files.m[dbStateFile], &st); err != nil || st.UID != "db4" || st.Initializing {
+					t.Errorf("dbstate %+v, %v", st, err)
 				}
 			})
 		})
 	}
+}
+
+// A source that is away when the old master returns doesn't cost a copy.
+func TestARewindWaitsForItsSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := returned(t, false, func(cd *cluster.ClusterData) {
+			cd.DBs["db2"].Status.TimelinesHistory = []cluster.TimelineHistory{{TimelineID: 1, SwitchPoint: 19}}
+			if db := cd.DBs["db4"]; db != nil {
+				db.Spec.UsePgrewind = true
+			}
+		}, `["db2"]`)
+		b.pg.set(func() { b.pg.fails["prepare"] = errors.New("connection refused") })
+		settle(10 * time.Second)
+		b.wantCalls("source away", "start", "stop fast")
+		b.crash()
+		b.pg.set(func() { delete(b.pg.fails, "prepare") })
+		b.edit(func(cd *cluster.ClusterData) { cd.Keepers["keeper1"].Status.BootUUID = "boot3" })
+		b.start()
+		defer b.stop()
+		settle(10 * time.Second)
+		b.wantCalls("source back, keeper restarted", "start", "stop fast", "prepare", "rewind", "start")
+	})
 }
 
 func TestASilentInstanceIsNotReportedAsFresh(t *testing.T) {

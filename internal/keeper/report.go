@@ -51,8 +51,7 @@ func (k *Keeper) examine(ctx context.Context) (report, error) {
 		}
 		r.end = s.report.end
 		if m := r.sample; m != nil {
-			conninfo, told := m.FileParameters["primary_conninfo"]
-			r.end = end{timeline: m.TimelineID, position: m.Position, exact: !m.Primary && !m.ReceiverUp && told && conninfo == ""}
+			r.end = endOf(m, r.end)
 		}
 		s.report = r
 	})

@@ -17,6 +17,7 @@ const (
 	followedFile        = "followedstate"
 	asideFile           = "asidestate"
 	doorFile            = "doorstate"
+	rejoinFile          = "rejoinstate"
 )
 
 // keeperState is whom the data directory belongs to.
@@ -60,6 +61,12 @@ type door struct {
 	ClosedFor string `json:"closedFor"` // DB UID, "" when it is open
 }
 
+// rejoin is the db that the data directory is to become and that it can still
+// become without a copy: nothing has touched it yet.
+type rejoin struct {
+	DB string `json:"db"`
+}
+
 // local is everything that survives the process.
 type local struct {
 	keeper    keeperState
@@ -68,6 +75,7 @@ type local struct {
 	followed  followed
 	aside     aside
 	door      door
+	rejoin    rejoin
 }
 
 func loadLocal(f Files) (l local, err error) {
@@ -76,6 +84,7 @@ func loadLocal(f Files) (l local, err error) {
 		into any
 	}{
 		{keeperStateFile, &l.keeper}, {dbStateFile, &l.db}, {promotionFile, &l.promotion}, {followedFile, &l.followed}, {asideFile, &l.aside}, {doorFile, &l.door},
+		{rejoinFile, &l.rejoin},
 	} {
 		b, err := f.Load(x.name)
 		if err != nil {

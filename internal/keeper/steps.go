@@ -34,6 +34,8 @@ func (k *Keeper) carryOut(ctx context.Context, in decide.In, step decide.Step) e
 		return k.long(ctx, step, func(ctx context.Context) error { return k.initNew(ctx, step) })
 	case decide.Resync:
 		return k.long(ctx, step, func(ctx context.Context) error { return k.resync(ctx, in, step) })
+	case decide.FindEnd:
+		return k.long(ctx, step, func(ctx context.Context) error { return k.findEnd(ctx, step) })
 	case decide.Start:
 		return k.start(ctx, step)
 	case decide.Promote:

@@ -185,11 +185,13 @@ func removeAll(ctx context.Context, dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// Rewind makes the stopped data directory a past state of the source's. The
-// source, which must be a primary, writes a checkpoint first: without it a
-// newly promoted one still shows its old timeline and pg_rewind sees nothing to
-// do.
-func (i *Instance) Rewind(ctx context.Context, from Source) error {
+// ErrCannotRewind reports that pg_rewind can't work on this data directory.
+var ErrCannotRewind = errors.New("cannot be rewound")
+
+// PrepareRewind finds out whether the stopped data directory can be rewound
+// (ErrCannotRewind), and has the source write a checkpoint: without it a newly
+// promoted one still shows its old timeline and pg_rewind sees nothing to do.
+func (i *Instance) PrepareRewind(ctx context.Context, from Source) error {
 	if err := i.stopped("rewind"); err != nil {
 		return err
 	}
@@ -198,16 +200,52 @@ func (i *Instance) Rewind(ctx context.Context, from Source) error {
 		return err
 	}
 	if !look.Initialized {
-		return fmt.Errorf("rewind: %s is not a complete data directory", i.o.DataDir)
+		return fmt.Errorf("%w: %s is not a complete data directory", ErrCannotRewind, i.o.DataDir)
+	}
+	if err := i.hints(ctx); err != nil {
+		return err
+	}
+	return i.checkpointSource(ctx, from)
+}
+
+// hints looks for what pg_rewind asks for: that every change of a block has
+// left a trace in the WAL.
+func (i *Instance) hints(ctx context.Context) error {
+	found := map[string]string{}
+	err := i.run(ctx, program{
+		name: "pg_controldata",
+		args: []string{"-D", i.o.DataDir},
+		env:  []string{"LC_ALL=C"},
+		line: func(line string) {
+			name, value, _ := strings.Cut(line, ":")
+			found[name] = strings.TrimSpace(value)
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrCannotRewind, err)
+	}
+	if found["wal_log_hints setting"] == "on" || found["Data page checksum version"] != "0" {
+		return nil
+	}
+	return fmt.Errorf("%w: it was written with neither data checksums nor wal_log_hints; "+
+		"usePgrewind sets the latter, which counts from the next restart of the instance on", ErrCannotRewind)
+}
+
+// Rewind makes the stopped data directory a past state of the source's, which
+// must be a primary. PrepareRewind comes first.
+func (i *Instance) Rewind(ctx context.Context, from Source) error {
+	if err := i.stopped("rewind"); err != nil {
+		return err
+	}
+	look, err := lookAt(i.o.DataDir)
+	if err != nil {
+		return err
 	}
 	if err := endOrphans(ctx, i.o.DataDir); err != nil {
 		return err
 	}
 	passfile, err := from.passfile()
 	if err != nil {
-		return err
-	}
-	if err := i.checkpointSource(ctx, from); err != nil {
 		return err
 	}
 	// pg_rewind takes no symbolic link where the source has a file.

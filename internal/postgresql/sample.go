@@ -56,6 +56,7 @@ type state struct {
 	minRecoveryEnd     uint64         // standby: timeline up to which it must recover
 	checkpointTimeline uint64
 	receiverUp         bool
+	starved            bool // standby: replay waits for WAL that isn't there
 	syncNames          string
 	pendingRestart     bool
 }
@@ -74,10 +75,12 @@ func queryState(ctx context.Context, c *sql.Conn) (state, error) {
 			coalesce((select min_recovery_end_timeline from pg_control_recovery()), 0),
 			(select timeline_id from pg_control_checkpoint()),
 			exists (select 1 from pg_stat_wal_receiver where status = 'streaming'),
+			exists (select 1 from pg_stat_activity where backend_type = 'startup'
+				and wait_event in ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream')),
 			current_setting('synchronous_standby_names'),
 			exists (select 1 from pg_settings where pending_restart)`,
 	).Scan(&s.inRecovery, &s.systemID, &s.segmentSize, &s.flushed, &s.segment, &s.received, &s.replayed,
-		&s.receivedTimeline, &s.minRecoveryEnd, &s.checkpointTimeline, &s.receiverUp, &s.syncNames, &s.pendingRestart)
+		&s.receivedTimeline, &s.minRecoveryEnd, &s.checkpointTimeline, &s.receiverUp, &s.starved, &s.syncNames, &s.pendingRestart)
 	return s, err
 }
 
@@ -121,6 +124,7 @@ func (i *Instance) sample(st state) (Sample, error) {
 			return Sample{}, err
 		}
 		s.TimelineID = max(st.receivedTimeline, st.minRecoveryEnd, st.checkpointTimeline, inFiles)
+		s.AtEnd = st.starved && s.Replayed == s.Position && files.newestTimeline() <= s.TimelineID
 	}
 	s.History, err = i.history(s.TimelineID)
 	return s, err
@@ -213,6 +217,17 @@ func (f walFiles) oldest() string {
 	return slices.MinFunc(f.names, func(a, b string) int {
 		return cmp.Or(cmp.Compare(wal.WithoutTimeline(a), wal.WithoutTimeline(b)), cmp.Compare(a, b))
 	})
+}
+
+// newestTimeline is the latest that a segment is of.
+func (f walFiles) newestTimeline() uint64 {
+	newest := uint64(0)
+	for _, name := range f.names {
+		if timeline, err := strconv.ParseUint(name[:8], 16, 32); err == nil {
+			newest = max(newest, timeline)
+		}
+	}
+	return newest
 }
 
 // timelinesAt lists the timelines with a segment for the byte, newest first.

@@ -47,7 +47,10 @@ type Sample struct {
 	Position wal.LSN
 	Replayed wal.LSN // of a standby; Position on a primary
 	// ReceiverUp: a standby's WAL receiver is streaming.
-	ReceiverUp     bool
+	ReceiverUp bool
+	// AtEnd: a standby has replayed all the WAL that it has, and none that it
+	// has is of a later timeline.
+	AtEnd          bool
 	History        []cluster.TimelineHistory // last two lines, oldest first; none on timeline 1
 	FileParameters map[string]string         // effective settings of the configuration files
 	Standbys       []ReplicationRow          // who streams from here

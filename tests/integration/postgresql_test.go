@@ -427,6 +427,7 @@ func live(t *testing.T, method string) {
 
 	// The old master comes back by pg_rewind, after its crash.
 	b.must(b.CreateSlot(ctx, conf.SlotName("a")))
+	a.must(a.PrepareRewind(ctx, b.source(true, "")))
 	a.must(a.Rewind(ctx, b.source(true, "")))
 	a.start(b.behind("a"))
 	a.caughtUp(b)

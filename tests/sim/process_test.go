@@ -301,6 +301,10 @@ func (d door) BaseBackup(ctx context.Context, from postgresql.Source, progress f
 	return d.do(ctx, func(ctx context.Context) error { return d.Instance.BaseBackup(ctx, from, progress) })
 }
 
+func (d door) PrepareRewind(ctx context.Context, from postgresql.Source) error {
+	return d.do(ctx, func(ctx context.Context) error { return d.Instance.PrepareRewind(ctx, from) })
+}
+
 func (d door) Rewind(ctx context.Context, from postgresql.Source) error {
 	return d.do(ctx, func(ctx context.Context) error { return d.Instance.Rewind(ctx, from) })
 }

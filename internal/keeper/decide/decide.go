@@ -83,6 +83,16 @@ type Own struct {
 	Restarted bool
 	// Copied: the copy for a resync is complete and in place.
 	Copied bool
+	// End is where the data ends, nil when that isn't known; Endless: it could
+	// not be found out.
+	End     *End
+	Endless bool
+	// Unfit: the data was tried as a standby of the followed DB and didn't
+	// stream.
+	Unfit bool
+	// Untouched: an initialisation that is not complete has not begun to change
+	// the data.
+	Untouched bool
 	Setup
 }
 
@@ -110,7 +120,8 @@ const (
 	Refuse      Kind = "refuse"  // nothing may be done, and an operator must act or a new copy is needed
 	Stop        Kind = "stop"    // stop the instance
 	InitNew     Kind = "initdb"  // make a new data directory
-	Resync      Kind = "resync"  // copy the followed DB
+	Resync      Kind = "resync"  // become the followed DB's standby: as it is, by a rewind, or by a copy
+	FindEnd     Kind = "end"     // find out where the data ends
 	Start       Kind = "start"   // start with Config
 	Promote     Kind = "promote" // make the running standby a primary
 	Reload      Kind = "reload"  // give the running instance Config
@@ -136,7 +147,8 @@ type Step struct {
 	// Checkpoint: Config's list of synchronous standbys counts only after a
 	// checkpoint (protocols.md K6).
 	Checkpoint bool
-	Rewind     bool   // try pg_rewind first
+	Follow     bool   // the data is a beginning of the followed DB's: try it as it is first
+	Rewind     bool   // try pg_rewind before a copy
 	Copied     bool   // nothing to copy any more
 	FollowedDB string // of a Resync
 	Create     []string
@@ -266,10 +278,16 @@ func (in In) resync(db *cluster.DB) Step {
 	if why := in.ahead(followed); why != "" {
 		return Step{Kind: Refuse, Why: why}
 	}
+	if !in.comparable(followed) {
+		return step
+	}
+	if in.Own.End == nil && !in.Own.Endless {
+		return in.findEnd(db)
+	}
 	timeline, _ := in.followedAt(followed)
-	step.Rewind = db.Spec.UsePgrewind && in.Own.Superuser.Password != "" && !in.Apart &&
-		in.Seen.Initialized && !in.Own.State.Initializing &&
-		in.Seen.SystemID == followed.Status.SystemID && in.Seen.Timeline < timeline
+	own, _ := in.reach()
+	step.Follow = in.fits(followed)
+	step.Rewind = db.Spec.UsePgrewind && own < timeline
 	return step
 }
 
@@ -279,23 +297,6 @@ func (in In) followedAt(followed *cluster.DB) (timeline uint64, position wal.LSN
 		return r.TimelineID, wal.LSN(r.XLogPos)
 	}
 	return followed.Status.TimelineID, wal.LSN(followed.Status.XLogPos)
-}
-
-// ahead tells why the data here must not be replaced by a copy of followed: it
-// is the same history and further on, so the store is not of this cluster's
-// present (protocols.md K9). What lies beyond a fork that the cluster asked
-// for is another history.
-func (in In) ahead(followed *cluster.DB) string {
-	s := in.Seen
-	if !s.Initialized || in.Apart || s.SystemID == "" || s.SystemID != followed.Status.SystemID {
-		return ""
-	}
-	timeline, position := in.followedAt(followed)
-	if timeline > s.Timeline || timeline == s.Timeline && position >= s.Checkpoint {
-		return ""
-	}
-	return fmt.Sprintf("the data here (timeline %d, at least %s) is ahead of db %s that it shall be replaced by a copy of: "+
-		"was the store restored or swapped? To go on all the same, move %s/postgres away", s.Timeline, s.Checkpoint, followed.UID, in.Own.DataDir)
 }
 
 // primary brings about a running primary.

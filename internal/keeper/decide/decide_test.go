@@ -87,6 +87,13 @@ func resync(in *In) {
 		UsePgrewind: true, FollowConfig: &cluster.FollowConfig{Type: cluster.FollowInternal, DBUID: "db2"}}}
 }
 
+// ends makes it known that the data ends at the position on timeline 1, which
+// db2 left at 100.
+func ends(in *In, position wal.LSN) {
+	in.Own.End = &End{Timeline: 1, Position: position}
+	in.Data.DBs["db2"].Status.TimelinesHistory = []cluster.TimelineHistory{{TimelineID: 1, SwitchPoint: 100}}
+}
+
 func TestNext(t *testing.T) {
 	m := func(edit func(*In)) In { in := world(); edit(&in); return in }
 	s := func(edit func(*In)) In { in := standbyWorld(); edit(&in); return in }
@@ -235,11 +242,29 @@ func TestNext(t *testing.T) {
 		{"a new db is made", m(func(in *In) { in.Own.State = DBState{}; in.Data.DBs["db1"].Spec.InitMode = cluster.InitNew; down(in) }), InitNew, func(s Step) bool { return !lets(s.Config) }},
 		{"a failed initialisation starts over", m(func(in *In) { in.Own.State.Initializing = true; in.Data.DBs["db1"].Spec.InitMode = cluster.InitNew }), InitNew, nil},
 		{"modes of later versions are refused", m(func(in *In) { in.Own.State = DBState{}; in.Data.DBs["db1"].Spec.InitMode = cluster.InitPITR; down(in) }), Refuse, nil},
-		{"an old master is rewound", m(resync), Resync, func(s Step) bool { return s.Rewind && s.FollowedDB == "db2" }},
-		{"not without a password", m(func(in *In) { resync(in); in.Own.Superuser.Password = "" }), Resync, func(s Step) bool { return !s.Rewind }},
-		{"not over an ambiguous timeline", m(func(in *In) { resync(in); in.Apart = true }), Resync, func(s Step) bool { return !s.Rewind }},
-		{"not from another system", m(func(in *In) { resync(in); in.Seen.SystemID = "8" }), Resync, func(s Step) bool { return !s.Rewind }},
-		{"not after a failed attempt", m(func(in *In) { resync(in); in.Own.State = DBState{UID: "db4", Initializing: true} }), Resync, func(s Step) bool { return !s.Rewind }},
+		{"where the data of an old master ends is found out", m(resync), FindEnd, func(s Step) bool {
+			return s.Mode == Parked && s.Config.Recovery.PrimaryConninfo == "" && s.Config.Recovery.TargetTimeline == "current" && !lets(s.Config) && s.Config.Parameters["wal_keep_size"] == mostWAL
+		}},
+		{"an old master that ends past the fork is rewound", m(func(in *In) { resync(in); ends(in, 101) }), Resync, func(s Step) bool { return s.Rewind && !s.Follow && s.FollowedDB == "db2" }},
+		{"also without a password", m(func(in *In) { resync(in); ends(in, 101); in.Own.Superuser.Password = "" }), Resync, func(s Step) bool { return s.Rewind }},
+		{"unless that is off", m(func(in *In) { resync(in); ends(in, 101); in.Data.DBs["db4"].Spec.UsePgrewind = false }), Resync, func(s Step) bool { return !s.Rewind && !s.Follow }},
+		{"one that ends at the fork follows", m(func(in *In) { resync(in); ends(in, 100) }), Resync, func(s Step) bool { return s.Follow }},
+		{"also where it has been begun", m(func(in *In) {
+			resync(in)
+			ends(in, 100)
+			in.Own.State, in.Own.Untouched = DBState{UID: "db4", Initializing: true}, true
+		}), Resync, func(s Step) bool { return s.Follow }},
+		{"one on a timeline that is too old for the report tries", m(func(in *In) {
+			resync(in)
+			ends(in, 101)
+			in.Data.DBs["db2"].Status.TimelinesHistory[0].TimelineID = 2
+		}), Resync, func(s Step) bool { return s.Follow }},
+		{"not when it was tried", m(func(in *In) { resync(in); ends(in, 100); in.Own.Unfit = true }), Resync, func(s Step) bool { return !s.Follow }},
+		{"not over an ambiguous timeline", m(func(in *In) { resync(in); ends(in, 100); in.Apart = true }), Resync, func(s Step) bool { return !s.Rewind && !s.Follow }},
+		{"not from another system", m(func(in *In) { resync(in); ends(in, 100); in.Seen.SystemID = "8" }), Resync, func(s Step) bool { return !s.Rewind && !s.Follow }},
+		{"not after a failed attempt", m(func(in *In) { resync(in); ends(in, 100); in.Own.State = DBState{UID: "db4", Initializing: true} }), Resync, func(s Step) bool { return !s.Rewind && !s.Follow }},
+		{"an end that can't be found is not looked for again", m(func(in *In) { resync(in); in.Own.Endless = true }), Resync, func(s Step) bool { return s.Rewind && !s.Follow }},
+		{"data that ends past the same timeline is kept", m(func(in *In) { resync(in); in.Seen.Timeline = 2; in.Own.End = &End{Timeline: 2, Position: 101} }), Refuse, nil},
 		{"a complete copy is not made again", m(func(in *In) { resync(in); in.Own.Copied = true }), Resync, func(s Step) bool { return s.Copied }},
 		{"a running instance is stopped before a copy", m(func(in *In) { resync(in); in.Seen.Running = true }), Stop, nil},
 		{"data that is ahead on a later timeline is kept", m(func(in *In) { resync(in); in.Seen.Timeline = 3 }), Refuse, nil},
@@ -248,7 +273,7 @@ func TestNext(t *testing.T) {
 			resync(in)
 			in.Seen.Timeline, in.Seen.Checkpoint = 2, 101
 			in.Followed = &cluster.PostgresState{UID: "db2", Healthy: true, TimelineID: 2, XLogPos: 200}
-		}), Resync, nil},
+		}), FindEnd, nil},
 		{"what was created apart is not ahead", m(func(in *In) { resync(in); in.Seen.Timeline, in.Seen.Checkpoint, in.Apart = 2, 101, true }), Resync, nil},
 		{"a source without an address is not copied", m(func(in *In) { resync(in); in.Data.DBs["db2"].Status.ListenAddress = "" }), Refuse, nil},
 	}

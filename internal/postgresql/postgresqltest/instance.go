@@ -315,6 +315,27 @@ func (i *Instance) BaseBackup(ctx context.Context, from postgresql.Source, progr
 	return nil
 }
 
+func (i *Instance) PrepareRewind(ctx context.Context, from postgresql.Source) error {
+	if err := i.wait(ctx, "prepare rewind", 5*time.Millisecond, 30*time.Millisecond); err != nil {
+		return err
+	}
+	i.w.mu.Lock()
+	if i.data == nil || !i.data.complete {
+		i.w.mu.Unlock()
+		return postgresql.ErrCannotRewind
+	}
+	source, pm, err := i.source(from)
+	i.w.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := i.transfer(ctx, source, pm, 50*time.Millisecond); err != nil {
+		return err
+	}
+	source.checkpoint(pm)
+	return nil
+}
+
 func (i *Instance) Rewind(ctx context.Context, from postgresql.Source) error {
 	if err := i.wait(ctx, "rewind", 5*time.Millisecond, 30*time.Millisecond); err != nil {
 		return err
@@ -334,7 +355,6 @@ func (i *Instance) Rewind(ctx context.Context, from postgresql.Source) error {
 	if err != nil {
 		return err
 	}
-	source.checkpoint(pm)
 	if err := i.transfer(ctx, source, pm, d); err != nil {
 		return err
 	}
@@ -561,7 +581,7 @@ func (i *Instance) Sample(ctx context.Context) (postgresql.Sample, error) {
 		d := pm.d
 		s = postgresql.Sample{
 			Primary: pm.primary, SystemID: d.systemID, TimelineID: d.timeline.id, Position: d.end(), Replayed: d.end(),
-			ReceiverUp: pm.receiverUp, History: d.timeline.history(), PendingRestart: pm.pendingRestart(),
+			ReceiverUp: pm.receiverUp, AtEnd: !pm.primary, History: d.timeline.history(), PendingRestart: pm.pendingRestart(),
 			SyncNames: pm.config.Parameters[syncNames], OldestWAL: wal.SegmentName(d.timeline.id, firstLSN, segmentSize),
 		}
 		return nil
