@@ -13,6 +13,10 @@ import (
 	"stolon/internal/postgresql/wal"
 )
 
+// followLimit is how long WAL may take to come, once the data takes
+// connections; a copy is made when it takes longer.
+const followLimit = 20 * time.Second
+
 // endLimit is how long the recovery of data that is to rejoin may take; a copy
 // is made when it takes longer.
 const endLimit = 5 * time.Minute
@@ -152,8 +156,10 @@ func (k *Keeper) awaitFollowing(ctx context.Context, from wal.LSN) error {
 	if err := k.o.Instance.Ready(ctx); err != nil {
 		return err
 	}
+	sctx, cancel := context.WithTimeout(ctx, followLimit)
+	defer cancel()
 	up := 0
-	err := k.awaitSample(ctx, func(r report) bool {
+	err := k.awaitSample(sctx, func(r report) bool {
 		if up++; !r.sample.ReceiverUp {
 			up = 0
 		}

@@ -259,6 +259,11 @@ func TestNext(t *testing.T) {
 			ends(in, 101)
 			in.Data.DBs["db2"].Status.TimelinesHistory[0].TimelineID = 2
 		}), Resync, func(s Step) bool { return s.Follow }},
+		{"not where the WAL behind its end is gone", m(func(in *In) {
+			resync(in)
+			ends(in, 100)
+			in.Data.DBs["db2"].Status.OlderWalFile = "000000010000000000000001"
+		}), Resync, func(s Step) bool { return !s.Follow }},
 		{"not when it was tried", m(func(in *In) { resync(in); ends(in, 100); in.Own.Unfit = true }), Resync, func(s Step) bool { return !s.Follow }},
 		{"not over an ambiguous timeline", m(func(in *In) { resync(in); ends(in, 100); in.Apart = true }), Resync, func(s Step) bool { return !s.Rewind && !s.Follow }},
 		{"not from another system", m(func(in *In) { resync(in); ends(in, 100); in.Seen.SystemID = "8" }), Resync, func(s Step) bool { return !s.Rewind && !s.Follow }},

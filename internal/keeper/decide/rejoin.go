@@ -17,6 +17,10 @@ type End struct {
 // mostWAL keeps an instance from removing any WAL.
 const mostWAL = "2147483647"
 
+// segmentSize is initdb's default. Larger segments make the oldest one seem
+// older than it is, which costs an attempt.
+const segmentSize = 16 << 20
+
 // comparable: the data here and the followed db's are of one system, and
 // numbers tell whether they are of one history.
 func (in In) comparable(followed *cluster.DB) bool {
@@ -42,12 +46,16 @@ func (in In) fits(followed *cluster.DB) bool {
 		return false
 	}
 	timeline, position := in.followedAt(followed)
-	theirs := branch(timeline, position, followed.Status.TimelinesHistory)
+	history, oldest := followed.Status.TimelinesHistory, followed.Status.OlderWalFile
 	if r := in.Followed; r != nil && r.UID == followed.UID && r.Healthy {
-		theirs = branch(timeline, position, r.TimelinesHistory)
+		history, oldest = r.TimelinesHistory, r.OlderWalFile
 	}
+	theirs := branch(timeline, position, history)
 	if timeline == e.Timeline && position < e.Position {
 		return false
+	}
+	if _, has, err := wal.ParseSegmentName(oldest, segmentSize); err == nil && e.Position < has {
+		return false // what comes behind the end is gone there
 	}
 	return !wal.Diverged(theirs, branch(e.Timeline, e.Position, e.History))
 }
