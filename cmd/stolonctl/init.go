@@ -37,7 +37,9 @@ func (c *ctl) init() *cobra.Command {
 					return err
 				}
 			}
-			if err := c.replace(st, old, rev, cluster.New(c.newUID(), spec, c.now())); err != nil {
+			next := cluster.New(c.newUID(), spec, c.now())
+			asked := store.Op{Key: st.ExtKey(cluster.ExtInit), Value: store.Encode(cluster.InitRecord{ClusterUID: next.Cluster.UID})}
+			if err := c.replace(st, old, rev, next, asked); err != nil {
 				return fmt.Errorf("cannot update cluster data: %w", err)
 			}
 			return nil
@@ -74,13 +76,13 @@ func (c *ctl) initialSpec(args []string, file string) (*cluster.Spec, error) {
 // replace writes new cluster data. An existing cluster is replaced whatever
 // its sentinel wrote since it was read; where there was none, nobody else may
 // have made one meanwhile.
-func (c *ctl) replace(st *store.Client, old *cluster.ClusterData, rev int64, next *cluster.ClusterData) error {
+func (c *ctl) replace(st *store.Client, old *cluster.ClusterData, rev int64, next *cluster.ClusterData, also ...store.Op) error {
 	var conds []store.Condition
 	if old == nil {
 		conds = []store.Condition{{Key: st.ClusterDataKey(), Revision: rev}}
 	}
 	ctx, cancel := c.request()
 	defer cancel()
-	_, err := st.Commit(ctx, conds, []store.Op{{Key: st.ClusterDataKey(), Value: store.Encode(next)}})
+	_, err := st.Commit(ctx, conds, append([]store.Op{{Key: st.ClusterDataKey(), Value: store.Encode(next)}}, also...))
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -19,6 +20,8 @@ type statusReport struct {
 	Proxies   []proxyStatus    `json:"proxies"`
 	Keepers   []keeperStatus   `json:"keepers"`
 	Cluster   clusterStatus    `json:"cluster"`
+	// Problems is what an operator must end; 0.17 has no such list.
+	Problems []string `json:"problems,omitempty"`
 }
 
 type sentinelStatus struct {
@@ -93,6 +96,9 @@ func report(st *store.State, leader string) statusReport {
 	r := statusReport{Sentinels: []sentinelStatus{}, Proxies: []proxyStatus{}, Keepers: []keeperStatus{}}
 	for _, uid := range cluster.SortedKeys(st.Sentinels) {
 		r.Sentinels = append(r.Sentinels, sentinelStatus{uid, uid == leader})
+		if uid == leader {
+			r.Problems = append(r.Problems, st.Sentinels[uid].Problems...)
+		}
 	}
 	for _, uid := range cluster.SortedKeys(st.Proxies) {
 		r.Proxies = append(r.Proxies, proxyStatus{uid, st.Proxies[uid].Generation})
@@ -108,6 +114,11 @@ func report(st *store.State, leader string) statusReport {
 		}
 		r.Keepers = append(r.Keepers, k)
 	}
+	for _, uid := range cluster.SortedKeys(st.Keepers) {
+		if why := st.Keepers[uid].Refuses; why != "" {
+			r.Problems = append(r.Problems, "keeper "+uid+": "+why)
+		}
+	}
 	r.Cluster.Available = st.Data.DBs != nil
 	if m := st.Data.Master(); m != nil {
 		r.Cluster.MasterDBUID, r.Cluster.MasterKeeperUID = st.Data.Cluster.Status.Master, m.Spec.KeeperUID
@@ -118,6 +129,12 @@ func report(st *store.State, leader string) statusReport {
 // print writes the text form. 0.17 flushes its table after each row, which
 // aligns the header with the first row only; scripts split at tabs.
 func (r statusReport) print(w io.Writer, cd *cluster.ClusterData) {
+	defer func() {
+		if len(r.Problems) > 0 {
+			section(w, "\n=== Problems ===")
+			fmt.Fprintf(w, "%s\n\n", strings.Join(r.Problems, "\n"))
+		}
+	}()
 	tab := tabwriter.NewWriter(w, 0, 8, 1, '\t', 0)
 	section(w, "=== Active sentinels ===")
 	if len(r.Sentinels) == 0 {

@@ -39,7 +39,30 @@ type KeeperInfo struct {
 	// Downtime is why the keeper is about to take its healthy instance down
 	// on purpose (protocols.md K11); "" when it isn't.
 	Downtime string `json:"downtime,omitempty"`
+	// Refuses is why the keeper does not do what the cluster data asks, and
+	// what an operator can do about it; "" when it does.
+	Refuses string `json:"refuses,omitempty"`
+	// Foreign is the data that the keeper holds when that isn't this cluster's.
+	Foreign *ForeignData `json:"foreign,omitempty"`
 }
+
+// ForeignData is a data directory that was not made for the present cluster.
+type ForeignData struct {
+	ClusterUID string `json:"clusterUID,omitempty"` // "" when it is not known
+	SystemID   string `json:"systemID,omitempty"`
+	TimelineID uint64 `json:"timelineID,omitempty"`
+	Checkpoint uint64 `json:"checkpoint,omitempty"` // a wal.LSN
+	Standby    bool   `json:"standby,omitempty"`
+}
+
+// InitRecord says that an operator asked for the cluster: what keepers hold
+// may be replaced for it.
+type InitRecord struct {
+	ClusterUID string `json:"clusterUID"`
+}
+
+// ExtInit is the name below ext/ of the InitRecord.
+const ExtInit = "init"
 
 // PostgresState is what a keeper saw of its instance.
 type PostgresState struct {
@@ -81,6 +104,9 @@ type SentinelInfo struct {
 
 	// Unknown to 0.17, which ignores it.
 	InfoUID string `json:"infoUID,omitempty"`
+	// Problems is what keeps the leading sentinel from doing its work, and what
+	// an operator can do about it.
+	Problems []string `json:"problems,omitempty"`
 }
 
 // ProxyInfo is a proxy's promise: "I have applied Generation, and without a

@@ -96,3 +96,9 @@ func or[T any](v *T, def T) T {
 	}
 	return *v
 }
+
+// AdoptSpec is the cluster spec that makes a cluster of the data that a keeper
+// holds.
+func AdoptSpec(keeperUID string) string {
+	return `{"initMode":"existing","existingConfig":{"keeperUID":"` + keeperUID + `"}}`
+}

@@ -133,7 +133,10 @@ func (k *Keeper) confirm(ctx context.Context, in *decide.In) error {
 	if in.Followed, err = k.followedReport(ctx, *in); err != nil {
 		return err
 	}
-	in.Apart, err = k.apart(ctx, *in)
+	if in.Apart, err = k.apart(ctx, *in); err != nil {
+		return err
+	}
+	in.Asked, err = k.asked(ctx, *in)
 	return err
 }
 
@@ -236,6 +239,7 @@ func (k *Keeper) with(in decide.In) decide.In {
 	if e := s.report.end; e.exact {
 		in.Own.End = &decide.End{Timeline: e.timeline, Position: e.position, History: e.history}
 	}
+	in.Own.Origin = s.local.origin.ClusterUID
 	in.Own.Untouched = s.local.rejoin.DB != "" && s.local.rejoin.DB == s.local.db.UID
 	if db := s.db(); db != nil {
 		in.Own.Endless, in.Own.Unfit = k.applied.endless == db.UID, k.applied.unfit == db.UID
@@ -261,7 +265,11 @@ func (k *Keeper) forget() {
 
 // rest is what is left to do when no step is: to tell why, and to clean up.
 func (k *Keeper) rest(ctx context.Context, in decide.In, step decide.Step) time.Duration {
-	k.set(func(s *shared) { s.forked = step.Forked })
+	k.set(func(s *shared) {
+		if s.forked, s.refuses = step.Forked, ""; step.Kind == decide.Refuse && k.applied.refused == step.Why {
+			s.refuses = step.Why
+		}
+	})
 	if step.Kind == decide.Refuse {
 		if k.applied.refused != step.Why {
 			// What was reported lags behind what is: worth a second look.
@@ -279,6 +287,9 @@ func (k *Keeper) rest(ctx context.Context, in decide.In, step decide.Step) time.
 	}
 	if step.Kind == decide.None && step.Why == "" {
 		k.metrics.synced(k.get())
+		if err := k.saveOrigin(); err != nil {
+			k.tellOnce("origin", err.Error(), zap.WarnLevel, "cannot save local state", zap.Error(err))
+		}
 		if k.applied.tellNoChange {
 			k.applied.tellNoChange = false
 			k.log.Info("postgres parameters not changed")

@@ -81,6 +81,7 @@ type shared struct {
 	// Why PostgreSQL isn't tried again yet, and how often it refused.
 	failedStarts int
 	forked       bool
+	refuses      string
 	downtime     string
 	stopping     bool
 	cutAt        time.Duration // when the route was last seen cut

@@ -227,7 +227,7 @@ func (k *Keeper) info(s shared) cluster.KeeperInfo {
 		PostgresState:         k.state(s),
 		CanBeMaster:           &canMaster, CanBeSynchronousReplica: &canSync,
 		Features: []cluster.Feature{cluster.FailClosedPromotion},
-		Stopping: s.stopping, Downtime: s.downtime,
+		Stopping: s.stopping, Downtime: s.downtime, Refuses: s.refuses, Foreign: s.foreign(),
 	}
 }
 

@@ -18,6 +18,7 @@ const (
 	asideFile           = "asidestate"
 	doorFile            = "doorstate"
 	rejoinFile          = "rejoinstate"
+	originFile          = "originstate"
 )
 
 // keeperState is whom the data directory belongs to.
@@ -67,6 +68,12 @@ type rejoin struct {
 	DB string `json:"db"`
 }
 
+// origin is the cluster that the data directory was made for, or was last seen
+// to be part of.
+type origin struct {
+	ClusterUID string `json:"clusterUID"`
+}
+
 // local is everything that survives the process.
 type local struct {
 	keeper    keeperState
@@ -76,6 +83,7 @@ type local struct {
 	aside     aside
 	door      door
 	rejoin    rejoin
+	origin    origin
 }
 
 func loadLocal(f Files) (l local, err error) {
@@ -84,7 +92,7 @@ func loadLocal(f Files) (l local, err error) {
 		into any
 	}{
 		{keeperStateFile, &l.keeper}, {dbStateFile, &l.db}, {promotionFile, &l.promotion}, {followedFile, &l.followed}, {asideFile, &l.aside}, {doorFile, &l.door},
-		{rejoinFile, &l.rejoin},
+		{rejoinFile, &l.rejoin}, {originFile, &l.origin},
 	} {
 		b, err := f.Load(x.name)
 		if err != nil {

@@ -78,6 +78,9 @@ func (k *Keeper) long(ctx context.Context, step decide.Step, do func(context.Con
 func (k *Keeper) saveDB(edit func(*decide.DBState)) error {
 	st := k.get().local.db
 	edit(&st)
+	if err := k.saveOrigin(); err != nil {
+		return err
+	}
 	if err := save(k.o.Files, dbStateFile, st); err != nil {
 		return err
 	}

@@ -55,6 +55,7 @@ type Sentinel struct {
 	renewAt, heartbeatAt, passAt time.Duration
 
 	told    map[string]bool // what the last pass was waiting for
+	problem []string        // of that, what an operator must end
 	storeOK bool
 	badData string
 	metrics metrics
@@ -179,7 +180,7 @@ func (s *Sentinel) renew(ctx context.Context) {
 			s.log.Warn("sentinel leadership lost")
 			s.metrics.lost()
 		}
-		s.candidacy, s.leading = nil, false
+		s.candidacy, s.leading, s.problem = nil, false, nil
 		s.renewAt = s.o.Clock()
 	case err != nil:
 		s.storeError("renew the session", err)
@@ -227,7 +228,7 @@ func (s *Sentinel) publish(ctx context.Context, ttl time.Duration) error {
 	if err != nil {
 		return err
 	}
-	info := cluster.SentinelInfo{UID: s.o.UID, InfoUID: s.o.NewUID()}
+	info := cluster.SentinelInfo{UID: s.o.UID, InfoUID: s.o.NewUID(), Problems: s.problem}
 	_, err = s.o.Store.Commit(ctx, nil, []store.Op{{Key: s.o.Store.SentinelKey(s.o.UID), Value: store.Encode(info), Lease: lease}})
 	return err
 }
@@ -385,6 +386,9 @@ func (s *Sentinel) view(st *store.State) (decide.View, bool) {
 			if err := json.Unmarshal(st.Ext[name].Value, &r); err == nil {
 				v.Election = &r
 			}
+		case name == cluster.ExtInit:
+			var r cluster.InitRecord
+			v.Asked = json.Unmarshal(st.Ext[name].Value, &r) == nil && r.ClusterUID == st.Data.Cluster.UID
 		case strings.HasPrefix(name, decide.ExtForked):
 			v.Forked = append(v.Forked, strings.TrimPrefix(name, decide.ExtForked))
 		}

@@ -1,6 +1,8 @@
 package sentinel
 
 import (
+	"slices"
+
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -18,6 +20,9 @@ func (s *Sentinel) tell(events []decide.Event) {
 // quiet takes in a decision that leaves nothing to write now, or no more.
 func (s *Sentinel) quiet(d decide.Decision) {
 	s.waiting(d.Waiting)
+	if p := decide.Problems(d.Waiting); !slices.Equal(p, s.problem) {
+		s.problem, s.heartbeatAt = p, s.o.Clock() // "stolonctl status" shows them
+	}
 	if d.Wake != 0 {
 		s.passAt = min(s.passAt, d.Wake)
 	}

@@ -90,6 +90,8 @@ type Own struct {
 	// Unfit: the data was tried as a standby of the followed DB and didn't
 	// stream.
 	Unfit bool
+	// Origin is the UID of the cluster that the data was made for; "": unknown.
+	Origin string
 	// Untouched: an initialisation that is not complete has not begun to change
 	// the data.
 	Untouched bool
@@ -109,6 +111,9 @@ type In struct {
 	// under one number (protocols.md K7). Only looked at before a copy and
 	// before another DB is followed.
 	Apart bool
+	// Asked: an operator asked for this cluster, whatever its keepers hold. Only
+	// looked at before data of another cluster is replaced.
+	Asked bool
 }
 
 // Kind is what a step does.
@@ -173,6 +178,9 @@ func Next(in In) Step {
 	if in.Data == nil {
 		return Step{Kind: None, Why: "no cluster data"}
 	}
+	if why := in.newerPrimary(); why != "" {
+		return Step{Kind: Refuse, Why: why}
+	}
 	keeper := in.Data.Keepers[in.Own.KeeperUID]
 	if keeper == nil {
 		return Step{Kind: None, Why: "our keeper data is not available, waiting for it to appear"}
@@ -186,7 +194,7 @@ func Next(in In) Step {
 	}
 	if db.UID == in.Own.State.UID && db.Generation < in.Own.State.Generation {
 		return Step{Kind: Refuse, Why: fmt.Sprintf(
-			"the store holds generation %d of db %s, generation %d is applied already: was the store restored from a backup?", db.Generation, db.UID, in.Own.State.Generation)}
+			"the store holds generation %d of db %s, generation %d is applied already: was the store restored from a backup? Restore the newest cluster data by \"stolonctl clusterdata write\"", db.Generation, db.UID, in.Own.State.Generation)}
 	}
 	if db.UID != in.Own.State.UID || in.Own.State.Initializing {
 		return in.initialise(db)
@@ -217,7 +225,7 @@ func (in In) stopIfRunning(why, alarm string) Step {
 // has replaced (protocols.md K3).
 func (in In) gate(db *cluster.DB) Step {
 	if in.Own.BootSeen {
-		return in.stopIfRunning("another keeper process with our uid has taken over", "another keeper process runs with our uid: every keeper needs its own")
+		return in.stopIfRunning("another keeper process with our uid has taken over", "another keeper process runs with our uid: every keeper needs its own; or the store was restored from an older state")
 	}
 	if in.Seen.Running && in.isPrimary() && in.mode(db) != Primary {
 		return Step{Kind: Stop, Why: "it runs as a primary and the cluster has another master"}
@@ -245,14 +253,16 @@ func (in In) mode(db *cluster.DB) Mode {
 
 // initialise gives the db its data.
 func (in In) initialise(db *cluster.DB) Step {
+	if why := in.foreign(db); why != "" {
+		return in.stopIfRunning("its data belongs to another cluster", why)
+	}
 	switch db.Spec.InitMode {
 	case cluster.InitNew:
 		return Step{Kind: InitNew, DB: db, Mode: Primary, Config: in.firstConfig(db), Why: "db " + db.UID + " is to be made"}
 	case cluster.InitResync:
 		return in.resync(db)
 	case cluster.InitNone:
-		return in.stopIfRunning("it belongs to another db", fmt.Sprintf(
-			"the data directory belongs to db %q, not to %s that this keeper was given: it was lost or swapped", in.Own.State.UID, db.UID))
+		return in.stopIfRunning("it belongs to another db", in.swapped(db))
 	}
 	return in.stopIfRunning("init mode not supported", fmt.Sprintf("init mode %q is not supported by this version", db.Spec.InitMode))
 }

@@ -41,7 +41,7 @@ func world() In {
 		Data: cd,
 		Seen: Seen{Initialized: true, SystemID: "7", Running: true, Checkpoint: 90, Timeline: 1, Answers: true, Primary: true, Position: 100,
 			InSync: []string{"db2"}, Slots: []Slot{{Name: "stolon_db2", Active: true}}},
-		Own: Own{KeeperUID: "keeper1", BootUUID: "boot1", BootSeen: true, State: DBState{UID: "db1", Generation: 5},
+		Own: Own{KeeperUID: "keeper1", BootUUID: "boot1", BootSeen: true, State: DBState{UID: "db1", Generation: 5}, Origin: "c",
 			Setup: Setup{DataDir: "/data", ListenAddress: "host1", Port: "5432", Superuser: Login{"postgres", "x", "md5"}, Replication: Login{"repl", "y", "md5"}}},
 	}
 	apply(&in, Primary, false)
@@ -74,7 +74,9 @@ func elect(in *In) { // db2
 	db := in.Data.DBs["db2"]
 	db.Spec.Role, db.Spec.FollowConfig, db.Generation = cluster.RoleMaster, nil, 4
 	db.Spec.SynchronousReplication, db.Spec.SynchronousStandbys = true, []string{"db3"}
-	in.Data.DBs["db1"].Spec.Followers = []string{}
+	if old := in.Data.DBs["db1"]; old != nil {
+		old.Spec.Followers = []string{}
+	}
 }
 
 // resync gives keeper1 a new db that is to be copied from db2.
@@ -92,6 +94,13 @@ func resync(in *In) {
 func ends(in *In, position wal.LSN) {
 	in.Own.End = &End{Timeline: 1, Position: position}
 	in.Data.DBs["db2"].Status.TimelinesHistory = []cluster.TimelineHistory{{TimelineID: 1, SwitchPoint: 100}}
+}
+
+// made gives keeper1 a new db that is to be made, over data of another cluster.
+func made(in *In) {
+	down(in)
+	in.Own.Origin, in.Own.State = "old", DBState{UID: "db9", Generation: 3}
+	in.Data.DBs["db1"].Spec.InitMode = cluster.InitNew
 }
 
 func TestNext(t *testing.T) {
@@ -120,6 +129,20 @@ func TestNext(t *testing.T) {
 		// K1
 		{"an older generation is not applied", m(func(in *In) { in.Own.State.Generation = 6; in.Own.Applied = nil }), Refuse, nil},
 		{"an older generation starts nothing", m(func(in *In) { in.Own.State.Generation = 6; down(in) }), Refuse, nil},
+
+		{"a primary that was elected after the store's state is left running", m(func(in *In) {
+			in.Own.State = DBState{UID: "db7", Generation: 4}
+			in.Own.BootUUID = "new"
+			delete(in.Data.DBs, "db1")
+			elect(in)
+			in.Seen.Timeline = 2
+		}), Refuse, func(s Step) bool { return strings.Contains(s.Why, "stolonctl init '{") }},
+		{"also when the store knows its db as something else", m(func(in *In) { in.Own.BootUUID = "new"; elect(in); in.Own.State.Generation = 6 }), Refuse, nil},
+		{"a primary that was replaced is not", m(func(in *In) {
+			in.Own.State = DBState{UID: "db7", Generation: 4}
+			delete(in.Data.DBs, "db1")
+			elect(in)
+		}), Stop, nil},
 
 		// K3
 		{"nothing is started before the process is recorded", m(func(in *In) { down(in); in.Own.BootUUID = "new"; in.Own.BootSeen = false }), None, nil},
@@ -241,6 +264,15 @@ func TestNext(t *testing.T) {
 		// Initialisation, K9
 		{"a new db is made", m(func(in *In) { in.Own.State = DBState{}; in.Data.DBs["db1"].Spec.InitMode = cluster.InitNew; down(in) }), InitNew, func(s Step) bool { return !lets(s.Config) }},
 		{"a failed initialisation starts over", m(func(in *In) { in.Own.State.Initializing = true; in.Data.DBs["db1"].Spec.InitMode = cluster.InitNew }), InitNew, nil},
+		{"a new db is made over what a failed attempt of the same cluster left", m(func(in *In) { made(in); in.Own.Origin = "c" }), InitNew, nil},
+		{"a new db is not made over another cluster's data", m(made), Refuse, func(s Step) bool {
+			return strings.Contains(s.Why, "cluster old") && strings.Contains(s.Why, "stolonctl init '{") && strings.Contains(s.Why, "move /data/postgres away")
+		}},
+		{"nor over data of nobody knows which cluster", m(func(in *In) { made(in); in.Own.Origin, in.Own.State = "", DBState{} }), Refuse, nil},
+		{"which is stopped if it runs", m(func(in *In) { made(in); in.Seen.Running = true }), Stop, nil},
+		{"unless an operator asked for it", m(func(in *In) { made(in); in.Asked = true }), InitNew, nil},
+		{"another cluster's data is not replaced by a copy of another system", m(func(in *In) { resync(in); in.Own.Origin, in.Seen.SystemID = "old", "8" }), Refuse, nil},
+		{"it is when it is the same system", m(func(in *In) { resync(in); in.Own.Origin = "old" }), FindEnd, nil},
 		{"modes of later versions are refused", m(func(in *In) { in.Own.State = DBState{}; in.Data.DBs["db1"].Spec.InitMode = cluster.InitPITR; down(in) }), Refuse, nil},
 		{"where the data of an old master ends is found out", m(resync), FindEnd, func(s Step) bool {
 			return s.Mode == Parked && s.Config.Recovery.PrimaryConninfo == "" && s.Config.Recovery.TargetTimeline == "current" && !lets(s.Config) && s.Config.Parameters["wal_keep_size"] == mostWAL

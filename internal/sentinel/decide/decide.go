@@ -26,6 +26,8 @@ type View struct {
 	// Forked holds the UIDs of DBs that may have created a timeline that is not
 	// the one in force (protocols.md K7).
 	Forked []string
+	// Asked: an operator asked for this cluster, whatever its keepers hold.
+	Asked bool
 }
 
 // Now is the moment of a pass.
@@ -128,6 +130,10 @@ func Next(in In, mem Memory) Decision {
 	p.tidy()
 	p.recordKeepers()
 	p.recordDBs()
+	p.refusals()
+	if p.contradicted() {
+		return p.holdStill()
+	}
 
 	switch p.cd.Cluster.Status.Phase {
 	case cluster.Initializing:

@@ -41,6 +41,9 @@ func (p *pass) initialize() {
 // chooseFirstMaster picks any keeper that lives and may be master. Which one
 // doesn't matter: there is no data yet.
 func (p *pass) chooseFirstMaster() {
+	if p.foreignData() {
+		return
+	}
 	if len(p.cd.Keepers) == 0 {
 		p.wait(Error, "cannot choose initial master: no keepers registered", Event{})
 		return

@@ -46,6 +46,10 @@ var update = flag.Bool("update", false, "write the outcome of the scripts into t
 //	fail UID           stolonctl failkeeper
 //	newleader          another sentinel takes over, with an empty memory
 //	gap D              nobody reaches the store for D
+//	foreign UID N      the keeper holds another cluster's data, on timeline N
+//	save               remembers the cluster data
+//	restore            writes what was saved back, as from a backup
+//	asked              an operator asked for the cluster by stolonctl init
 //	show               prints the cluster
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -85,6 +89,8 @@ type world struct {
 	keepers map[string]*fakeKeeper
 	fakes   map[string]*fakeProxy
 	uids    int
+	saved   *cluster.ClusterData
+	asked   bool
 	told    map[string]bool
 }
 
@@ -95,6 +101,7 @@ type fakeKeeper struct {
 	position, timeline                     uint64
 	history                                []cluster.TimelineHistory
 	oldest                                 string
+	foreign                                *cluster.ForeignData
 }
 
 type fakeProxy struct{ silent bool }
@@ -230,6 +237,14 @@ func (w *world) command(f []string, rest string) {
 		w.cd.Keepers[args[0]].Status.ForceFail = true
 	case "newleader":
 		w.mem = Memory{}
+	case "foreign":
+		w.keepers[args[0]].foreign = &cluster.ForeignData{ClusterUID: "cluster0", TimelineID: number(args[1])}
+	case "save":
+		w.saved = w.cd.Clone()
+	case "restore":
+		w.cd = w.saved.Clone()
+	case "asked":
+		w.asked = true
 	case "show":
 		w.show()
 	default:
@@ -244,7 +259,7 @@ func (w *world) report() {
 		if k.silent {
 			continue
 		}
-		info := cluster.KeeperInfo{InfoUID: w.uid("i"), UID: uid, ClusterUID: w.cd.Cluster.UID, BootUUID: "boot-" + uid}
+		info := cluster.KeeperInfo{InfoUID: w.uid("i"), UID: uid, ClusterUID: w.cd.Cluster.UID, BootUUID: "boot-" + uid, Foreign: k.foreign}
 		if k.noMaster {
 			info.CanBeMaster = new(bool)
 		}
@@ -314,7 +329,7 @@ func (w *world) decide() {
 		if n == 20 {
 			w.t.Fatalf("the sentinel never comes to rest; so far:\n%s", w.out.String())
 		}
-		v := View{Data: w.cd.Clone(), Keepers: w.infos, Proxies: w.proxies}
+		v := View{Data: w.cd.Clone(), Keepers: w.infos, Proxies: w.proxies, Asked: w.asked}
 		for _, name := range cluster.SortedKeys(w.ext) {
 			if r, ok := w.ext[name].(ElectionRecord); ok {
 				v.Election = &r
