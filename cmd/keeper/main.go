@@ -30,7 +30,7 @@ type options struct {
 	binPath                      string
 	repl, su                     login
 	canBeMaster, canBeSync       bool
-	noLock                       bool
+	noLock, noAside              bool
 }
 
 // run returns the exit code.
@@ -64,6 +64,7 @@ func command(stderr io.Writer) *cobra.Command {
 	fs.BoolVar(&o.canBeMaster, "can-be-master", true, "this keeper's db may become master")
 	fs.BoolVar(&o.canBeSync, "can-be-synchronous-replica", true, "this keeper's db may become a synchronous standby")
 	fs.BoolVar(&o.noLock, "disable-data-dir-locking", false, "do not lock the data directory; only where its file system has no locks")
+	fs.BoolVar(&o.noAside, "resync-without-aside", false, "where a copy has no room beside the old data, remove that first; until the copy is complete this keeper then holds none")
 	return cmd
 }
 
@@ -104,7 +105,7 @@ func (o *options) run(ctx context.Context, d flagutil.Daemon) error {
 		k, err := keeper.New(keeper.Options{
 			UID: o.uid, DataDir: o.dataDir, ListenAddress: o.listenAddress, Port: o.port,
 			AdvertiseAddress: o.advertiseAddress, AdvertisePort: o.advertPort,
-			Superuser: o.su.keeper(), Replication: o.repl.keeper(), CanBeMaster: o.canBeMaster, CanBeSynchronousReplica: o.canBeSync,
+			Superuser: o.su.keeper(), Replication: o.repl.keeper(), CanBeMaster: o.canBeMaster, CanBeSynchronousReplica: o.canBeSync, ResyncWithoutAside: o.noAside,
 			Store: p.Store, Instance: instance, Files: keeper.NewFiles(o.dataDir), Clock: clock.Boot,
 			NewUID: daemon.NewUID, BootUUID: daemon.NewBootUUID(), Log: p.Log, Metrics: p.Metrics, StoreTimeout: o.StoreTimeout,
 		})

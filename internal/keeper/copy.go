@@ -104,6 +104,9 @@ func (k *Keeper) resync(ctx context.Context, in decide.In, step decide.Step) err
 		return err
 	}
 	if !swapped {
+		if err := k.makeRoom(ctx, from); err != nil {
+			return err
+		}
 		if err := k.o.Instance.BaseBackup(ctx, from, func(line string) {
 			k.log.Info("pg_basebackup", zap.String("progress", line))
 		}); err != nil {

@@ -29,10 +29,11 @@ type fake struct {
 	sticky  bool                      // a pending restart stays one
 	fails   map[string]error
 	silent  bool // it runs but does not answer
+	free    uint64
 	unfit   bool // the data does not stream until it is copied
 }
 
-func newFake() *fake { return &fake{fails: map[string]error{}} }
+func newFake() *fake { return &fake{free: 10, fails: map[string]error{}} }
 
 func (f *fake) do(name string, g func()) error {
 	f.mu.Lock()
@@ -110,6 +111,12 @@ func (f *fake) BaseBackup(ctx context.Context, from postgresql.Source, _ func(st
 		f.look = postgresql.Look{Initialized: true, SystemID: "7", Checkpoint: 90, CheckpointTimeline: 2, Aside: f.look.Initialized}
 		f.sample = postgresql.Sample{SystemID: "7", TimelineID: 2, Position: 100, History: f.history}
 	})
+}
+
+func (f *fake) Space(context.Context, postgresql.Source) (postgresql.Space, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return postgresql.Space{Path: "/data", Needed: 10, Free: f.free, Own: 5}, f.fails["space"]
 }
 
 func (f *fake) PrepareRewind(context.Context, postgresql.Source) error {

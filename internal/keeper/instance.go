@@ -26,6 +26,9 @@ type Instance interface {
 	// directory and, only once that is complete, sets the old one aside and
 	// puts the copy in its place. progress is told lines worth logging.
 	BaseBackup(ctx context.Context, from postgresql.Source, progress func(string)) error
+	// Space tells what a copy of the source needs, which is asked as a superuser.
+	// It fails where no copy could take the place of the data directory.
+	Space(ctx context.Context, from postgresql.Source) (postgresql.Space, error)
 	// PrepareRewind finds out whether the stopped data directory can be rewound
 	// (ErrCannotRewind), and has the source write a checkpoint.
 	PrepareRewind(ctx context.Context, from postgresql.Source) error

@@ -46,6 +46,9 @@ type Options struct {
 	Replication             Login
 	CanBeMaster             bool
 	CanBeSynchronousReplica bool
+	// ResyncWithoutAside: where there is no room for both, the old data may go
+	// before a copy is made.
+	ResyncWithoutAside bool
 
 	Store    *store.Client
 	Instance Instance

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"go.uber.org/zap"
-
 	"stolon/internal/postgresql/conf"
 )
 
@@ -183,105 +181,6 @@ func removeAll(ctx context.Context, dir string) error {
 		return fmt.Errorf("remove %s: %w", dir, err)
 	}
 	return os.RemoveAll(dir)
-}
-
-// ErrCannotRewind reports that pg_rewind can't work on this data directory.
-var ErrCannotRewind = errors.New("cannot be rewound")
-
-// PrepareRewind finds out whether the stopped data directory can be rewound
-// (ErrCannotRewind), and has the source write a checkpoint: without it a newly
-// promoted one still shows its old timeline and pg_rewind sees nothing to do.
-func (i *Instance) PrepareRewind(ctx context.Context, from Source) error {
-	if err := i.stopped("rewind"); err != nil {
-		return err
-	}
-	look, err := lookAt(i.o.DataDir)
-	if err != nil {
-		return err
-	}
-	if !look.Initialized {
-		return fmt.Errorf("%w: %s is not a complete data directory", ErrCannotRewind, i.o.DataDir)
-	}
-	if err := i.hints(ctx); err != nil {
-		return err
-	}
-	return i.checkpointSource(ctx, from)
-}
-
-// hints looks for what pg_rewind asks for: that every change of a block has
-// left a trace in the WAL.
-func (i *Instance) hints(ctx context.Context) error {
-	found := map[string]string{}
-	err := i.run(ctx, program{
-		name: "pg_controldata",
-		args: []string{"-D", i.o.DataDir},
-		env:  []string{"LC_ALL=C"},
-		line: func(line string) {
-			name, value, _ := strings.Cut(line, ":")
-			found[name] = strings.TrimSpace(value)
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrCannotRewind, err)
-	}
-	if found["wal_log_hints setting"] == "on" || found["Data page checksum version"] != "0" {
-		return nil
-	}
-	return fmt.Errorf("%w: it was written with neither data checksums nor wal_log_hints; "+
-		"usePgrewind sets the latter, which counts from the next restart of the instance on", ErrCannotRewind)
-}
-
-// Rewind makes the stopped data directory a past state of the source's, which
-// must be a primary. PrepareRewind comes first.
-func (i *Instance) Rewind(ctx context.Context, from Source) error {
-	if err := i.stopped("rewind"); err != nil {
-		return err
-	}
-	look, err := lookAt(i.o.DataDir)
-	if err != nil {
-		return err
-	}
-	if err := endOrphans(ctx, i.o.DataDir); err != nil {
-		return err
-	}
-	passfile, err := from.passfile()
-	if err != nil {
-		return err
-	}
-	// pg_rewind takes no symbolic link where the source has a file.
-	if err := removeFile(filepath.Join(i.o.DataDir, "postgresql.auto.conf")); err != nil {
-		return err
-	}
-	// After a crash pg_rewind lets a single-user server recover; that refuses
-	// to be a standby.
-	if look.StandbySignal && look.State != ShutDown && look.State != ShutDownInRecovery {
-		if err := removeFile(filepath.Join(i.o.DataDir, standbySignal)); err != nil {
-			return err
-		}
-	}
-	err = i.run(ctx, program{
-		name:   "pg_rewind",
-		args:   []string{"--progress", "-D", i.o.DataDir, "--source-server=" + from.conninfo("postgres")},
-		secret: passfile,
-		env:    []string{"PGPASSFILE=" + secretPath},
-		line:   func(line string) { i.log.Debug("pg_rewind", zap.String("line", line)) },
-	})
-	if err != nil && look.StandbySignal {
-		// Still a standby's data: it must not look like a primary's.
-		err = errors.Join(err, writeFile(i.o.DataDir, standbySignal, ""), syncDir(i.o.DataDir))
-	}
-	return err
-}
-
-func (i *Instance) checkpointSource(ctx context.Context, from Source) error {
-	s, err := newSession(from.Host, from.Port, from.User, from.Password, i.o.RequestTimeout)
-	if err != nil {
-		return err
-	}
-	if err := checkpoint(ctx, s); err != nil {
-		return fmt.Errorf("checkpoint on %s:%s: %w", from.Host, from.Port, err)
-	}
-	return nil
 }
 
 func (i *Instance) stopped(what string) error {

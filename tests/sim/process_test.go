@@ -301,6 +301,11 @@ func (d door) BaseBackup(ctx context.Context, from postgresql.Source, progress f
 	return d.do(ctx, func(ctx context.Context) error { return d.Instance.BaseBackup(ctx, from, progress) })
 }
 
+func (d door) Space(ctx context.Context, from postgresql.Source) (x postgresql.Space, err error) {
+	err = d.do(ctx, func(ctx context.Context) (err error) { x, err = d.Instance.Space(ctx, from); return })
+	return x, err
+}
+
 func (d door) PrepareRewind(ctx context.Context, from postgresql.Source) error {
 	return d.do(ctx, func(ctx context.Context) error { return d.Instance.PrepareRewind(ctx, from) })
 }

@@ -315,6 +315,11 @@ func (i *Instance) BaseBackup(ctx context.Context, from postgresql.Source, progr
 	return nil
 }
 
+func (i *Instance) Space(ctx context.Context, from postgresql.Source) (postgresql.Space, error) {
+	err := i.wait(ctx, "space", 5*time.Millisecond, 30*time.Millisecond)
+	return postgresql.Space{Path: "/", Needed: 1, Free: 1 << 40}, err
+}
+
 func (i *Instance) PrepareRewind(ctx context.Context, from postgresql.Source) error {
 	if err := i.wait(ctx, "prepare rewind", 5*time.Millisecond, 30*time.Millisecond); err != nil {
 		return err

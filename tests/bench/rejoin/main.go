@@ -33,6 +33,7 @@ var (
 	seed  = flag.Uint64("seed", uint64(time.Now().UnixNano()), "what the faults are drawn from")
 	plain = flag.Bool("plain", false, "without usePgrewind: an old master that wrote past the fork needs a copy")
 	sync  = flag.Bool("sync", false, "synchronous replication")
+	load  = flag.Int("load", 1, "megabytes that a second client writes every 50 ms; its checkpoints make old WAL go")
 	away  = flag.Duration("away", 10*time.Second, "how long an old master stays away at most after another is elected")
 )
 
@@ -84,8 +85,10 @@ func measure(t *harness.Script) {
 	draw := rand.New(rand.NewPCG(*seed, 1))
 	fmt.Printf("seed %d\n", *seed)
 	c := harness.Start(t, harness.Options{Keepers: 3, Sentinels: 2, Proxies: 2,
-		Spec: harness.Quick(harness.Spec{"usePgrewind": !*plain, "synchronousReplication": *sync})})
+		Spec: harness.Quick(harness.Spec{"usePgrewind": !*plain, "pgParameters": harness.Parameters(map[string]string{"max_wal_size": "64MB"}), "synchronousReplication": *sync})})
 	w := harness.StartWriter(c.Proxies[0].SQL(), c.Proxies[1].SQL())
+	stop := pour(c)
+	defer stop()
 	count := map[int]int{}
 	for n := range *runs {
 		w.AwaitRows(t, long, 50)
@@ -119,6 +122,25 @@ func measure(t *harness.Script) {
 	if count[copied] > 0 {
 		t.Errorf("%d needed a full copy", count[copied])
 	}
+}
+
+// pour writes a lot, whoever is master, until the returned function is called.
+func pour(c *harness.Cluster) (stop func()) {
+	end, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for *load > 0 {
+			select {
+			case <-end:
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+			// It fails while there is no master.
+			_, _ = c.Proxies[0].SQL().Try(5*time.Second, fmt.Sprintf("create table if not exists poured (b text); "+
+				"truncate poured; insert into poured select string_agg(md5(random()::text), '') from generate_series(1, %d) n group by n %% 100", *load*30000))
+		}
+	}()
+	return func() { close(end); <-done }
 }
 
 // wayOf tells how the keeper rejoined by its log since mark; -1: it didn't,
