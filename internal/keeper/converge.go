@@ -3,7 +3,6 @@ package keeper
 import (
 	"context"
 	"errors"
-	"math"
 	"strconv"
 	"time"
 
@@ -176,7 +175,7 @@ func (k *Keeper) look(ctx context.Context) (decide.In, error) {
 		seen.Answers, seen.Primary, seen.Position, seen.Timeline = true, s.Primary, s.Position, s.TimelineID
 		seen.ReceiverUp, seen.PendingRestart, seen.InSync = s.ReceiverUp, s.PendingRestart, r.inSync
 		seen.Replayed = s.Replayed
-		if s.PendingRestart && !s.Primary {
+		if s.PendingRestart && s.Primary {
 			seen.InForce = k.limits(ctx)
 		}
 		seen.TargetTimeline = s.FileParameters["recovery_target_timeline"]
@@ -184,21 +183,37 @@ func (k *Keeper) look(ctx context.Context) (decide.In, error) {
 		k.applied.starting = false
 		k.set(func(s *shared) { s.failedStarts = 0 })
 	}
-	return k.with(decide.In{Seen: seen}), nil
+	in := k.with(decide.In{Seen: seen})
+	if in.Lowers() {
+		in.Seen.Needed = k.needed(ctx)
+	}
+	return in, nil
 }
 
-// limits asks the instance for its settings that a restart could lower.
+// limits asks a primary for its settings that a standby must not have lower.
+// One that can't be told is left out.
 func (k *Keeper) limits(ctx context.Context) map[string]int {
 	sctx, cancel := k.within(ctx, k.get().settings().RequestTimeout.Duration)
 	defer cancel()
 	out := map[string]int{}
 	for _, name := range cluster.SortedKeys(decide.Limits) {
-		// What can't be told counts as lowered.
-		out[name] = math.MaxInt
 		text, err := k.o.Instance.Show(sctx, name)
 		if n, convErr := strconv.Atoi(text); err == nil && convErr == nil {
 			out[name] = n
 		}
+	}
+	return out
+}
+
+// needed is what a standby must have of the limits to start; nil when that
+// can't be told.
+func (k *Keeper) needed(ctx context.Context) map[string]int {
+	sctx, cancel := k.within(ctx, k.get().settings().RequestTimeout.Duration)
+	defer cancel()
+	out, err := k.o.Instance.Needed(sctx)
+	if err != nil {
+		k.log.Debug("cannot tell what a restart needs", zap.Error(err))
+		return nil
 	}
 	return out
 }

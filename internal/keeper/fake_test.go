@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"stolon/internal/cluster"
+	"stolon/internal/keeper/decide"
 	"stolon/internal/postgresql"
 	"stolon/internal/postgresql/conf"
 	"stolon/internal/postgresql/wal"
@@ -206,6 +207,10 @@ func (f *fake) Show(_ context.Context, name string) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.config.Parameters[name], nil
+}
+
+func (f *fake) Needed(context.Context) (map[string]int, error) {
+	return maps.Clone(decide.Limits), nil
 }
 
 func (f *fake) Checkpoint(context.Context) error { return f.do("checkpoint", func() {}) }

@@ -61,6 +61,9 @@ type Instance interface {
 	Checkpoint(ctx context.Context) error
 	// SetRoles makes or updates the roles. It logs what it did in 0.17's words.
 	SetRoles(ctx context.Context, r postgresql.Roles) error
+	// Needed is what a standby must have at least, to start, of the parameters
+	// that it may not have lower than its primary.
+	Needed(ctx context.Context) (map[string]int, error)
 	// Slots lists the replication slots that aren't temporary.
 	Slots(ctx context.Context) ([]postgresql.Slot, error)
 	// CreateSlot makes a physical slot that reserves WAL at once.

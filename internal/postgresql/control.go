@@ -2,11 +2,14 @@ package postgresql
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strconv"
+	"strings"
 
 	"stolon/internal/postgresql/wal"
 )
@@ -88,4 +91,38 @@ func controlState(n uint32) ControlState {
 		return InProduction
 	}
 	return OtherControlState
+}
+
+// needed are the lines of pg_controldata that hold what a standby must have at
+// least, and the parameters that they are of.
+var needed = map[string]string{
+	"max_connections setting":      "max_connections",
+	"max_worker_processes setting": "max_worker_processes",
+	"max_wal_senders setting":      "max_wal_senders",
+	"max_prepared_xacts setting":   "max_prepared_transactions",
+	"max_locks_per_xact setting":   "max_locks_per_transaction",
+}
+
+// Needed returns what a standby must have at least of the parameters that it
+// may not have lower than its primary, as of what it has replayed. Their places
+// in pg_control differ between the versions, so PostgreSQL's own program reads it.
+func (i *Instance) Needed(ctx context.Context) (map[string]int, error) {
+	out := map[string]int{}
+	torn := false
+	err := i.run(ctx, program{name: "pg_controldata", args: []string{"-D", i.o.DataDir}, env: []string{"LC_ALL=C"}, line: func(line string) {
+		key, value, _ := strings.Cut(line, ":")
+		torn = torn || strings.Contains(key, "WARNING") // read while it was written
+		if name, ok := needed[key]; ok {
+			if n, err := strconv.Atoi(strings.TrimSpace(value)); err == nil {
+				out[name] = n
+			}
+		}
+	}})
+	switch {
+	case err != nil:
+		return nil, err
+	case torn || len(out) != len(needed):
+		return nil, errors.New("pg_controldata doesn't tell what a standby needs")
+	}
+	return out, nil
 }

@@ -25,6 +25,8 @@ const (
 
 	pollFile  = 10 * time.Millisecond // how often postmaster.pid is read while waiting
 	pollReady = 50 * time.Millisecond // how often the instance is asked while waiting
+	// loadTimeout is how long Reload waits for the configuration to be read.
+	loadTimeout = time.Second
 	// quitGrace is how long a start that is given up has to end by itself.
 	quitGrace = 5 * time.Second
 )
@@ -222,8 +224,10 @@ func (i *Instance) Ready(ctx context.Context) error {
 	}
 }
 
-// Reload writes the configuration and has it read. The signal files stay as
-// they are: what the instance is doesn't change while it runs.
+// Reload writes the configuration and has it read. It returns when that has
+// happened, so that the next Sample tells what needs a restart, or after a
+// moment: a file with an error in it never counts as read. The signal files
+// stay as they are: what the instance is doesn't change while it runs.
 func (i *Instance) Reload(ctx context.Context, c conf.Config) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -235,10 +239,43 @@ func (i *Instance) Reload(ctx context.Context, c conf.Config) error {
 	if p == nil {
 		return errors.New("reload: postgres is not running")
 	}
+	before, asked := i.loadTime(ctx)
 	if err := i.writeConfig(c, false); err != nil {
 		return err
 	}
-	return p.signal(unix.SIGHUP)
+	if err := p.signal(unix.SIGHUP); err != nil || asked != nil {
+		return err // one that can't answer is only told
+	}
+	timeout := time.After(loadTimeout)
+	for {
+		if now, err := i.loadTime(ctx); err != nil || now != before {
+			return ctx.Err()
+		}
+		select {
+		case <-timeout:
+			return nil
+		case <-p.exited:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pollFile):
+		}
+	}
+}
+
+// loadTime is when the postmaster last read its configuration. A connection
+// that was there before may not have followed it yet, a new one has.
+func (i *Instance) loadTime(ctx context.Context) (string, error) {
+	s, err := i.o.localSession()
+	if err != nil {
+		return "", err
+	}
+	defer s.close()
+	var at string
+	err = i.ask(ctx, s, func(ctx context.Context, c *sql.Conn) error {
+		return c.QueryRowContext(ctx, "select pg_conf_load_time()::text").Scan(&at)
+	})
+	return at, err
 }
 
 // Promote makes a standby a primary and waits until it is one. It needs no

@@ -130,6 +130,40 @@ func TestAutomaticRestart(t *testing.T) {
 	})
 }
 
+// CFG-6, defect 94: a standby refuses to go on with fewer connections than its
+// master has. So a higher value is in force on standbys first, a lower one on
+// the master, without any of them ever stopping for it.
+func TestRestartsKeepAnOrder(t *testing.T) {
+	t.Parallel()
+	c := harness.Start(t, harness.Options{Keepers: 3, Proxies: 1, Spec: harness.Quick(harness.Spec{
+		"automaticPgRestart": true, "failInterval": "20s", "pgParameters": harness.Parameters(map[string]string{"max_connections": "100"})})})
+	master, _ := c.Roles()
+	started := func(k *harness.Keeper) string {
+		return k.SQL().Query("select extract(epoch from pg_postmaster_start_time())::numeric(20,3)")
+	}
+	for _, step := range []struct {
+		connections, workers string
+		masterFirst          bool
+	}{{"150", "8", false}, {"120", "8", true}, {"100", "12", true}} {
+		c.Patch(fmt.Sprintf(`{"pgParameters":{"max_connections":%q,"max_worker_processes":%q}}`, step.connections, step.workers))
+		for _, k := range c.Keepers {
+			k.SQL().AwaitQuery(soon, "select current_setting('max_connections'), current_setting('max_worker_processes')", step.connections+"|"+step.workers)
+		}
+		c.AwaitHealthy(soon, 3)
+		for _, k := range c.Keepers {
+			if k != master && (started(master) < started(k)) != step.masterFirst {
+				t.Errorf("max_connections %s: master started at %s, %s at %s", step.connections, started(master), k.UID, started(k))
+			}
+		}
+	}
+	for _, k := range c.Keepers {
+		if k.Logged(0, "failed to start postgres") {
+			t.Errorf("%s was kept from starting by its settings", k.UID)
+		}
+	}
+	c.AwaitMaster(soon, master)
+}
+
 // CFG-7: what is advertised is published; what is listened on is another thing.
 func TestAdvertisedAddress(t *testing.T) {
 	t.Parallel()

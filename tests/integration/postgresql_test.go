@@ -378,7 +378,12 @@ func live(t *testing.T, method string) {
 	a.await("list shown", func() bool { return a.sample().SyncNames == "stolon_b" })
 	a.must(a.Checkpoint(ctx))
 	a.must(a.Reload(ctx, func() conf.Config { a.user["max_connections"] = "77"; return a.config(nil) }()))
-	a.await("restart pending", func() bool { return a.sample().PendingRestart })
+	if !a.sample().PendingRestart {
+		t.Error("a reload is not over when Reload returns")
+	}
+	if got, err := a.Needed(ctx); err != nil || got["max_connections"] != 100 || len(got) != 5 {
+		t.Errorf("Needed = %v, %v", got, err)
+	}
 	delete(a.user, "max_connections")
 
 	// Adoption, and the notice of a killed postmaster.

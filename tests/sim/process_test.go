@@ -288,6 +288,11 @@ func (d door) Show(ctx context.Context, name string) (x string, err error) {
 	return x, err
 }
 
+func (d door) Needed(ctx context.Context) (x map[string]int, err error) {
+	err = d.do(ctx, func(ctx context.Context) (err error) { x, err = d.Instance.Needed(ctx); return })
+	return x, err
+}
+
 func (d door) Slots(ctx context.Context) (x []postgresql.Slot, err error) {
 	err = d.do(ctx, func(ctx context.Context) (err error) { x, err = d.Instance.Slots(ctx); return })
 	return x, err

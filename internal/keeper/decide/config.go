@@ -8,7 +8,6 @@ import (
 
 	"stolon/internal/cluster"
 	"stolon/internal/postgresql/conf"
-	"stolon/internal/postgresql/wal"
 )
 
 const syncNames = "synchronous_standby_names"
@@ -41,6 +40,9 @@ func (in In) Config(db *cluster.DB, mode Mode, keepOut bool) conf.Config {
 		}
 	}
 	params, _ := conf.Parameters(in.parameters(db, set, names))
+	if mode != Primary {
+		in.hold(params)
+	}
 	c := conf.Config{Parameters: params, HBA: in.hba(db, set, keepOut)}
 	switch mode {
 	case Standby:
@@ -173,24 +175,76 @@ var Limits = map[string]int{
 	"max_connections": 100, "max_worker_processes": 8, "max_wal_senders": 10, "max_prepared_transactions": 0, "max_locks_per_transaction": 64,
 }
 
-// mayLower: the restart that is pending lowers none of a standby's limits, or
-// the standby has replayed that its primary has lowered them.
-func (in In) mayLower(db *cluster.DB) bool {
-	if in.Seen.Primary || in.Own.Applied == nil {
+// inTurn: the restart that is pending leaves no standby with a limit below its
+// primary's. So a primary raises none before its standbys; see hold for those.
+func (in In) inTurn(db *cluster.DB) bool {
+	if !in.Seen.Primary || in.Own.Applied == nil {
 		return true
 	}
-	lowers := false
 	for name, now := range in.Seen.InForce {
-		next := Limits[name]
-		if text, ok := in.Own.Applied.Parameters[name]; ok {
-			n, err := strconv.Atoi(text)
-			if err != nil {
-				return false
-			}
-			next = n
+		if next, ok := limit(in.Own.Applied.Parameters, name); ok && next > now {
+			return in.standbysApplied(db)
 		}
-		lowers = lowers || next < now
 	}
-	master := in.Data.Master()
-	return !lowers || master != nil && master.UID != db.UID && master.Status.CurrentGeneration == master.Generation && in.Seen.Replayed >= wal.LSN(master.Status.XLogPos)
+	return true
+}
+
+// hold keeps a standby's limits from falling below what it needs: they follow
+// its primary's down once it has replayed that these are lower.
+func (in In) hold(params map[string]string) {
+	for name := range Limits {
+		floor, ok := in.floor(name)
+		if want, told := limit(params, name); ok && told && want < floor {
+			params[name] = strconv.Itoa(floor)
+		}
+	}
+}
+
+func (in In) floor(name string) (int, bool) {
+	if n, ok := in.Seen.Needed[name]; ok {
+		return n, true
+	}
+	if in.Own.Applied == nil {
+		return 0, false
+	}
+	return limit(in.Own.Applied.Parameters, name)
+}
+
+// Lowers reports whether what a standby needs (Seen.Needed) has a say in its
+// configuration: one of Limits is to be lower than it was, or nobody knows.
+func (in In) Lowers() bool {
+	if in.Data == nil || !in.Seen.StandbySignal {
+		return false
+	}
+	db := in.Data.DBOf(in.Own.KeeperUID)
+	if db == nil || in.Own.Applied == nil {
+		return db != nil
+	}
+	params, _ := conf.Parameters(in.parameters(db, in.Data.Cluster.Spec.Settings(), ""))
+	for name := range Limits {
+		want, ok := limit(params, name)
+		if now, told := limit(in.Own.Applied.Parameters, name); ok && told && want < now {
+			return true
+		}
+	}
+	return false
+}
+
+// limit is what parameters make of one of Limits; false when that is no number.
+func limit(params map[string]string, name string) (int, bool) {
+	text, ok := params[name]
+	if !ok {
+		return Limits[name], true
+	}
+	n, err := strconv.Atoi(text)
+	return n, err == nil
+}
+
+// standbysApplied: the living standbys have applied their configuration, which
+// includes a restart where it needs one.
+func (in In) standbysApplied(db *cluster.DB) bool {
+	return !slices.ContainsFunc(db.Spec.Followers, func(uid string) bool {
+		s := in.Data.DBs[uid]
+		return s != nil && s.Status.Healthy && s.Status.CurrentGeneration > 0 && s.Status.CurrentGeneration != s.Generation
+	})
 }

@@ -41,8 +41,9 @@ type Seen struct {
 	ReceiverUp     bool
 	PendingRestart bool
 	Replayed       wal.LSN
-	// InForce are those of Limits as the running instance has them; nil: not asked.
-	InForce map[string]int
+	// InForce are those of Limits as a running primary has them, Needed what a
+	// standby must have of them to start; nil: not asked.
+	InForce, Needed map[string]int
 	// TargetTimeline is recovery_target_timeline in the configuration files, ""
 	// when it isn't there.
 	TargetTimeline string
@@ -474,7 +475,7 @@ func (in In) slots(db *cluster.DB) (Step, bool) {
 
 // settle restarts if that is needed and allowed, and records what is applied.
 func (in In) settle(db *cluster.DB) (Step, bool) {
-	if in.Seen.PendingRestart && !in.Own.Restarted && in.mayLower(db) && in.Data.Cluster.Spec.Settings().AutomaticPgRestart {
+	if in.Seen.PendingRestart && !in.Own.Restarted && in.inTurn(db) && in.Data.Cluster.Spec.Settings().AutomaticPgRestart {
 		return Step{Kind: Restart, DB: db, Why: "changed parameters need a restart"}, true
 	}
 	if in.Own.State.Generation != db.Generation {

@@ -235,26 +235,20 @@ func TestNext(t *testing.T) {
 		{"idle slots of gone dbs are dropped", m(func(in *In) {
 			in.Seen.Slots = append(in.Seen.Slots, Slot{Name: "stolon_db8"}, Slot{Name: "stolon_db7", Active: true}, Slot{Name: "mine"})
 		}), ChangeSlots, func(s Step) bool { return slices.Equal(s.Drop, []string{"stolon_db8"}) && s.Create == nil }},
+		{"a higher limit needs the standbys to restart first", m(raised), None, nil},
+		{"then the master", m(func(in *In) { raised(in); in.Data.DBs["db2"].Status.CurrentGeneration = in.Data.DBs["db2"].Generation }), Restart, nil},
+		{"a dead standby is not waited for", m(func(in *In) { raised(in); in.Data.DBs["db2"].Status.Healthy = false }), Restart, nil},
+		{"a standby that is still copied is not waited for", m(func(in *In) { raised(in); in.Data.DBs["db2"].Status.CurrentGeneration = 0 }), Restart, nil},
+		{"a lower limit needs the master to restart first", m(func(in *In) { raised(in); in.Seen.InForce["max_connections"] = 300 }), Restart, nil},
 		{"slots that can't be listed hold nothing up", m(func(in *In) { in.Seen.Slots = nil }), None, nil},
 		{"a pending restart waits for an operator", m(func(in *In) { in.Seen.PendingRestart = true }), None, nil},
 		{"a pending restart is done when asked for", m(func(in *In) { in.Seen.PendingRestart = true; on := true; in.Data.Cluster.Spec.AutomaticPgRestart = &on }), Restart, nil},
 
-		{"a standby lowers no limit before its master", s(func(in *In) {
-			in.Seen.PendingRestart, in.Seen.InForce = true, map[string]int{"max_connections": 120}
-			on := true
-			in.Data.Cluster.Spec.AutomaticPgRestart = &on
-		}), None, nil},
-		{"but after it", s(func(in *In) {
-			in.Seen.PendingRestart, in.Seen.InForce, in.Seen.Replayed = true, map[string]int{"max_connections": 120}, 100
-			on := true
-			in.Data.Cluster.Spec.AutomaticPgRestart = &on
-			in.Data.DBs["db1"].Status.CurrentGeneration = 5
-		}), Restart, nil},
-		{"a standby raises a limit at once", s(func(in *In) {
-			in.Seen.PendingRestart, in.Seen.InForce = true, map[string]int{"max_connections": 80}
-			on := true
-			in.Data.Cluster.Spec.AutomaticPgRestart = &on
-		}), Restart, nil},
+		{"a standby restarts at once for a higher limit", s(raised), Restart, nil},
+		{"a lower limit doesn't reach a standby before its master has it", s(func(in *In) { raised(in); lowered(in, 200) }), Record, nil},
+		{"nor before that is known", s(func(in *In) { raised(in); lowered(in, 200); in.Seen.Needed = nil }), Record, nil},
+		{"but then", s(func(in *In) { raised(in); lowered(in, 150) }), Reload, func(s Step) bool { return s.Config.Parameters["max_connections"] == "150" }},
+		{"a standby starts with what it needs", s(func(in *In) { raised(in); lowered(in, 200); down(in) }), Start, func(s Step) bool { return s.Config.Parameters["max_connections"] == "200" }},
 		{"a restart that didn't help is not done again", m(func(in *In) {
 			in.Seen.PendingRestart, in.Own.Restarted = true, true
 			on := true
@@ -364,4 +358,28 @@ func TestNextChangesNothing(t *testing.T) {
 	if wal.LSN(before.DBs["db1"].Status.XLogPos) != wal.LSN(in.Data.DBs["db1"].Status.XLogPos) {
 		t.Error("Next changed the cluster data")
 	}
+}
+
+// raised: max_connections is 200 in the files, 100 in force, and db2 has not
+// applied that yet.
+func raised(in *In) {
+	on := true
+	in.Data.Cluster.Spec.AutomaticPgRestart = &on
+	for _, db := range in.Data.DBs {
+		db.Spec.PGParameters = map[string]string{"max_connections": "200"}
+	}
+	in.Own.Applied.Parameters["max_connections"] = "200"
+	in.Seen.PendingRestart, in.Seen.InForce = true, map[string]int{"max_connections": 100}
+	standby := in.Data.DBs["db2"]
+	standby.Status.Healthy, standby.Generation, standby.Status.CurrentGeneration = true, 3, 2
+}
+
+// lowered: max_connections shall be 120 now, and a standby can't have less than
+// needed.
+func lowered(in *In, needed int) {
+	for _, db := range in.Data.DBs {
+		db.Spec.PGParameters = map[string]string{"max_connections": "120"}
+	}
+	in.Data.DBs["db2"].Generation++
+	in.Seen.PendingRestart, in.Seen.Needed = false, map[string]int{"max_connections": needed}
 }

@@ -614,6 +614,12 @@ func (i *Instance) Show(ctx context.Context, name string) (string, error) {
 	return value, err
 }
 
+// Needed is nothing: a simulated standby starts whatever its primary has.
+func (i *Instance) Needed(ctx context.Context) (map[string]int, error) {
+	return map[string]int{"max_connections": 0, "max_worker_processes": 0, "max_wal_senders": 0,
+		"max_prepared_transactions": 0, "max_locks_per_transaction": 0}, ctx.Err()
+}
+
 func (i *Instance) Checkpoint(ctx context.Context) error {
 	var pm *postmaster
 	if err := i.ask(ctx, "checkpoint", func(p *postmaster) error { pm = p; return nil }); err != nil {
