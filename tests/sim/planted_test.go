@@ -46,6 +46,7 @@ const within = 600
 var always = map[string]uint64{
 	"a name that nobody has is left out": 1,
 	"check without atomicity":            40,
+	"an end before all is replayed":      30,
 	"deadline from the answer":           1,
 	"frozen clock":                       60,
 	"known without generation":           1,
@@ -223,6 +224,15 @@ var plants = map[string]plant{
 				c.HBA = append(slices.Clone(c.HBA), "host all all 0.0.0.0/0 md5")
 				return c
 			}}
+		},
+	},
+
+	// K9: data is thought to end where it is consistent, before all is replayed.
+	"an end before all is replayed": {
+		caught: []string{"I7"},
+		plan:   func(p *plan) { p.sync = false },
+		instance: func(p *proc, i keeper.Instance) keeper.Instance {
+			return changed{Instance: i, sample: func(s *postgresql.Sample) { s.AtEnd = !s.Primary }}
 		},
 	},
 

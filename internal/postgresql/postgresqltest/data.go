@@ -2,6 +2,7 @@ package postgresqltest
 
 import (
 	"maps"
+	"slices"
 
 	"stolon/internal/cluster"
 	"stolon/internal/postgresql"
@@ -58,6 +59,15 @@ func (d *data) end() wal.LSN {
 		return firstLSN
 	}
 	return d.wal[d.flushed-1].end
+}
+
+// halfway is a position between the last checkpoint and the end.
+func (d *data) halfway() wal.LSN {
+	n := slices.IndexFunc(d.wal[:d.flushed], func(r record) bool { return r.end > d.checkpoint })
+	if n < 0 {
+		return d.end()
+	}
+	return d.wal[(n+d.flushed-1)/2].end
 }
 
 // insert writes a record behind all others; it is not flushed.

@@ -586,8 +586,14 @@ func (i *Instance) Sample(ctx context.Context) (postgresql.Sample, error) {
 		d := pm.d
 		s = postgresql.Sample{
 			Primary: pm.primary, SystemID: d.systemID, TimelineID: d.timeline.id, Position: d.end(), Replayed: d.end(),
-			ReceiverUp: pm.receiverUp, AtEnd: !pm.primary, History: d.timeline.history(), PendingRestart: pm.pendingRestart(),
+			ReceiverUp: pm.receiverUp, AtEnd: !pm.primary && !pm.replaying, History: d.timeline.history(), PendingRestart: pm.pendingRestart(),
 			SyncNames: pm.config.Parameters[syncNames], OldestWAL: wal.SegmentName(d.timeline.id, firstLSN, segmentSize),
+		}
+		if pm.replaying {
+			s.Replayed = d.halfway()
+			if !pm.received {
+				s.Position = s.Replayed // of what it has received before it knows no more
+			}
 		}
 		return nil
 	})

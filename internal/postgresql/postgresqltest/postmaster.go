@@ -28,6 +28,8 @@ type postmaster struct {
 	changed                             chan struct{} // closed and replaced when there is more to see
 	followChanged                       chan struct{} // closed and replaced when whom to follow may have
 	receiverUp                          bool
+	received                            bool // WAL has come since the start
+	replaying                           bool // WAL that was there before the start
 
 	// A setting is in force at different times in different processes.
 	config      conf.Config // in new backends
@@ -159,9 +161,15 @@ func (i *Instance) boot(pm *postmaster) {
 	}
 	d := pm.d
 	if d.standbySignal {
+		// It takes connections once its data is consistent, which is before it has
+		// replayed all the WAL that it has.
+		pm.replaying = d.state != postgresql.ShutDown && d.end() > d.checkpoint
 		d.state = postgresql.InArchiveRecovery
 		pm.ready = true
 		pm.tell()
+		if pm.replaying {
+			i.w.wg.Go(func() { i.replay(pm) })
+		}
 		i.w.mu.Unlock()
 		i.event("standby ready at %s on timeline %d", d.end(), d.timeline.id)
 		i.receive(pm)
@@ -178,6 +186,15 @@ func (i *Instance) boot(pm *postmaster) {
 	i.w.mu.Unlock()
 	i.event("primary ready at %s on timeline %d", at, d.timeline.id)
 	i.w.o.Watcher.BecamePrimary(i.host, false)
+}
+
+// replay replays what was there before the start.
+func (i *Instance) replay(pm *postmaster) {
+	if i.pause(pm, i.delay("replay", time.Millisecond, 500*time.Millisecond)) {
+		i.w.mu.Lock()
+		pm.replaying = false
+		i.w.mu.Unlock()
+	}
 }
 
 // crash ends the postmaster as kill -9 does. Backends in the middle of a

@@ -208,7 +208,7 @@ func (i *Instance) connect(pm *postmaster, server *Instance, s *sender) (*postma
 	s.flush = pm.d.end()
 	spm.senders = append(spm.senders, s)
 	spm.tell()
-	pm.receiverUp = true
+	pm.receiverUp, pm.received = true, true
 	pm.tell()
 	return spm, spm.d.timeline, ""
 }
