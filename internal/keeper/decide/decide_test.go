@@ -138,6 +138,12 @@ func TestNext(t *testing.T) {
 			in.Seen.Timeline = 2
 		}), Refuse, func(s Step) bool { return strings.Contains(s.Why, "stolonctl init '{") }},
 		{"also when the store knows its db as something else", m(func(in *In) { in.Own.BootUUID = "new"; elect(in); in.Own.State.Generation = 6 }), Refuse, nil},
+		{"a primary of the cluster before this one is not", m(func(in *In) {
+			in.Own.State, in.Own.Origin = DBState{UID: "db7", Generation: 4}, "old"
+			delete(in.Data.DBs, "db1")
+			elect(in)
+			in.Seen.Timeline = 2
+		}), Stop, nil},
 		{"a primary that was replaced is not", m(func(in *In) {
 			in.Own.State = DBState{UID: "db7", Generation: 4}
 			delete(in.Data.DBs, "db1")

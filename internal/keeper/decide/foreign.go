@@ -73,6 +73,9 @@ func (in In) newerPrimary() string {
 	if master == nil || !in.Seen.Answers || !in.Seen.Primary || in.Own.State.UID == master.UID || in.Seen.SystemID != master.Status.SystemID {
 		return ""
 	}
+	if in.Own.Origin != in.Data.Cluster.UID {
+		return "" // of another cluster: an operator may have made this one of an older copy
+	}
 	stored := in.Data.DBs[in.Own.State.UID]
 	if stored != nil && in.Own.State.Generation <= stored.Generation || stored == nil && in.Seen.Timeline <= master.Status.TimelineID {
 		return ""

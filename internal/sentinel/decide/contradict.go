@@ -30,7 +30,7 @@ func (p *pass) contradicted() bool {
 	}
 	for _, info := range p.heard() {
 		st := info.PostgresState
-		if st == nil || !st.Healthy || !st.Primary || st.UID == master.UID || st.SystemID != master.Status.SystemID {
+		if st == nil || info.Foreign != nil || !st.Healthy || !st.Primary || st.UID == master.UID || st.SystemID != master.Status.SystemID {
 			continue
 		}
 		stored := p.old.DBs[st.UID]
