@@ -587,6 +587,29 @@ func TestHowAnOldMasterRejoins(t *testing.T) {
 	}
 }
 
+// A copy without room is refused where everybody sees it, and made once there
+// is some.
+func TestACopyWithoutRoomIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := returned(t, true, func(cd *cluster.ClusterData) {
+			cd.DBs["db2"].Status.TimelinesHistory = []cluster.TimelineHistory{{TimelineID: 1, SwitchPoint: 19}}
+		}, `["db2"]`)
+		defer b.stop()
+		b.pg.set(func() { b.pg.free = 9 })
+		settle(20 * time.Second)
+		b.wantCalls("no room", "stop fast")
+		if got := b.info().Refuses; !strings.Contains(got, "--resync-without-aside") {
+			t.Errorf("published that it refuses: %q", got)
+		}
+		b.pg.set(func() { b.pg.free = 10 })
+		settle(20 * time.Second)
+		b.wantCalls("room", "basebackup host2", "start")
+		if got := b.info().Refuses; got != "" {
+			t.Errorf("published that it refuses: %q", got)
+		}
+	})
+}
+
 // A source that is away when the old master returns doesn't cost a copy.
 func TestARewindWaitsForItsSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
