@@ -18,6 +18,8 @@ const (
 	waitPause = 100 * time.Millisecond
 	// First and longest pause after a step that failed.
 	firstPause, longestPause = 200 * time.Millisecond, 5 * time.Second
+	// restorePause is longer: a backup may be fetched from far away.
+	restorePause = 30 * time.Second
 	// maxSteps bounds one run; more than that is a step that never takes.
 	maxSteps = 50
 )
@@ -112,6 +114,9 @@ func (k *Keeper) converge(ctx context.Context) time.Duration {
 			}
 			k.tellOnce("step", string(step.Kind)+err.Error(), zap.ErrorLevel, failure(step.Kind),
 				zap.String("step", string(step.Kind)), zap.String("why", step.Why), zap.Error(err))
+			if step.Kind == decide.Restore {
+				return restorePause
+			}
 			return k.nextPause()
 		}
 		k.tellOnce("step", "", zap.InfoLevel, "")

@@ -45,13 +45,9 @@ func (k *Keeper) initNew(ctx context.Context, step decide.Step) error {
 	if err := k.ready(ctx); err != nil {
 		return err
 	}
-	var params map[string]string
-	if step.DB.Spec.IncludePreviousConfig {
-		s, err := k.o.Instance.Sample(ctx)
-		if err != nil {
-			return err
-		}
-		params = conf.Reported(s.FileParameters, step.DB.Spec.PGParameters)
+	params, err := k.previous(ctx, step)
+	if err != nil {
+		return err
 	}
 	if err := k.o.Instance.SetRoles(ctx, postgresql.Roles{
 		Superuser: k.o.Superuser.User, SuperuserPassword: k.o.Superuser.Password,
@@ -63,6 +59,18 @@ func (k *Keeper) initNew(ctx context.Context, step decide.Step) error {
 		return err
 	}
 	return k.saveDB(func(s *decide.DBState) { s.Initializing, s.InitPGParameters = false, params })
+}
+
+// previous returns the parameters that the data came with, if they are wanted.
+func (k *Keeper) previous(ctx context.Context, step decide.Step) (map[string]string, error) {
+	if !step.DB.Spec.IncludePreviousConfig {
+		return nil, nil
+	}
+	s, err := k.o.Instance.Sample(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return conf.Reported(s.FileParameters, step.DB.Spec.PGParameters), nil
 }
 
 func (k *Keeper) ready(ctx context.Context) error {

@@ -99,6 +99,10 @@ func (f *fake) InitDB(context.Context, postgresql.InitDB) error {
 	})
 }
 
+func (f *fake) Restore(context.Context, string, func(string)) error {
+	return f.do("restore", func() {})
+}
+
 func (f *fake) BaseBackup(ctx context.Context, from postgresql.Source, _ func(string)) error {
 	f.mu.Lock()
 	block := f.block

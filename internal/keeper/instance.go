@@ -22,6 +22,10 @@ type Instance interface {
 
 	// InitDB makes a new data directory. There must be none.
 	InitDB(ctx context.Context, o postgresql.InitDB) error
+	// Restore replaces what is in the data directory, which may be half an
+	// attempt, by what the shell command restores there. progress is told lines
+	// worth logging.
+	Restore(ctx context.Context, command string, progress func(string)) error
 	// BaseBackup copies the source's data into a directory beside the data
 	// directory and, only once that is complete, sets the old one aside and
 	// puts the copy in its place. progress is told lines worth logging.

@@ -19,6 +19,7 @@ const (
 	doorFile            = "doorstate"
 	rejoinFile          = "rejoinstate"
 	originFile          = "originstate"
+	restoreFile         = "restorestate"
 )
 
 // keeperState is whom the data directory belongs to.
@@ -74,6 +75,15 @@ type origin struct {
 	ClusterUID string `json:"clusterUID"`
 }
 
+// restored is how far the restore of a db's backup has come.
+type restored struct {
+	DB string `json:"db"`
+	// Aside: what was here before is set aside; what is here now may be replaced.
+	Aside bool `json:"aside"`
+	// Data: the restore command has succeeded and is not run again.
+	Data bool `json:"data"`
+}
+
 // local is everything that survives the process.
 type local struct {
 	keeper    keeperState
@@ -84,6 +94,7 @@ type local struct {
 	door      door
 	rejoin    rejoin
 	origin    origin
+	restored  restored
 }
 
 func loadLocal(f Files) (l local, err error) {
@@ -92,7 +103,7 @@ func loadLocal(f Files) (l local, err error) {
 		into any
 	}{
 		{keeperStateFile, &l.keeper}, {dbStateFile, &l.db}, {promotionFile, &l.promotion}, {followedFile, &l.followed}, {asideFile, &l.aside}, {doorFile, &l.door},
-		{rejoinFile, &l.rejoin}, {originFile, &l.origin},
+		{rejoinFile, &l.rejoin}, {originFile, &l.origin}, {restoreFile, &l.restored},
 	} {
 		b, err := f.Load(x.name)
 		if err != nil {

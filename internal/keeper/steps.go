@@ -32,6 +32,10 @@ func (k *Keeper) carryOut(ctx context.Context, in decide.In, step decide.Step) e
 		return errors.Join(k.stop(ctx), k.forgotten())
 	case decide.InitNew:
 		return k.long(ctx, step, func(ctx context.Context) error { return k.initNew(ctx, step) })
+	case decide.Adopt:
+		return k.long(ctx, step, func(ctx context.Context) error { return k.adopt(ctx, step) })
+	case decide.Restore:
+		return k.long(ctx, step, func(ctx context.Context) error { return k.restore(ctx, step) })
 	case decide.Resync:
 		return k.long(ctx, step, func(ctx context.Context) error { return k.resync(ctx, in, step) })
 	case decide.FindEnd:

@@ -350,6 +350,9 @@ func (i *Instance) Version(ctx context.Context) (major, minor int, err error) {
 
 // program is the path of one of PostgreSQL's programs.
 func (i *Instance) program(name string) (string, error) {
+	if filepath.IsAbs(name) {
+		return name, nil // not PostgreSQL's
+	}
 	if i.o.BinDir == "" {
 		path, err := exec.LookPath(name)
 		if err != nil {

@@ -126,6 +126,8 @@ const (
 	Refuse      Kind = "refuse"  // nothing may be done, and an operator must act or a new copy is needed
 	Stop        Kind = "stop"    // stop the instance
 	InitNew     Kind = "initdb"  // make a new data directory
+	Adopt       Kind = "adopt"   // take the data that is here as the db's
+	Restore     Kind = "restore" // restore the db's data from a backup
 	Resync      Kind = "resync"  // become the followed DB's standby: as it is, by a rewind, or by a copy
 	FindEnd     Kind = "end"     // find out where the data ends
 	Start       Kind = "start"   // start with Config
@@ -260,6 +262,10 @@ func (in In) initialise(db *cluster.DB) Step {
 	switch db.Spec.InitMode {
 	case cluster.InitNew:
 		return Step{Kind: InitNew, DB: db, Mode: Primary, Config: in.firstConfig(db), Why: "db " + db.UID + " is to be made"}
+	case cluster.InitExisting:
+		return in.adopt(db)
+	case cluster.InitPITR:
+		return in.restore(db)
 	case cluster.InitResync:
 		return in.resync(db)
 	case cluster.InitNone:

@@ -228,6 +228,11 @@ func (i *Instance) InitDB(ctx context.Context, o postgresql.InitDB) error {
 	return nil
 }
 
+// Restore isn't part of the simulated world.
+func (i *Instance) Restore(context.Context, string, func(string)) error {
+	return errors.New("there are no backups")
+}
+
 // source returns the server to copy from; World.mu is held.
 func (i *Instance) source(from postgresql.Source) (*Instance, *postmaster, error) {
 	s := i.w.addresses[net.JoinHostPort(from.Host, from.Port)]

@@ -180,6 +180,8 @@ func (p *pass) takeReport(db *cluster.DB, rep *cluster.PostgresState) {
 // long as it likes.
 func (p *pass) convergenceLimit(db *cluster.DB) time.Duration {
 	switch {
+	case db.Spec.InitMode == cluster.InitExisting || db.Spec.InitMode == cluster.InitPITR:
+		return 0 // a backup takes its time, and nobody else can do better
 	case db.Generation == 1 && db.Spec.InitMode == cluster.InitNew:
 		return p.set.InitTimeout.Duration
 	case db.Generation == 1 && db.Spec.InitMode == cluster.InitResync:

@@ -8,8 +8,8 @@ import (
 func (p *pass) initialize() {
 	p.consumeForced(nil)
 	cl := p.cd.Cluster
-	if mode := p.set.InitMode; mode == nil || *mode != cluster.InitNew {
-		p.wait(Error, "init mode not supported yet", Event{Why: "this version initialises clusters with initMode \"new\" only"})
+	if p.set.Role != cluster.RoleMaster {
+		p.wait(Error, "standby clusters are not supported yet", Event{Why: "role \"standby\" is asked for, and this version initialises clusters with role \"master\" only"})
 		return
 	}
 	if cl.Status.Master == "" {
@@ -25,6 +25,10 @@ func (p *pass) initialize() {
 	}
 	rep := p.report(db)
 	if !converged(db) || !db.Status.Healthy || rep == nil || !rep.Healthy {
+		if db.Spec.InitMode != cluster.InitNew && !p.keeperOf(db).Status.Healthy {
+			p.wait(Error, "keeper of the first master does not answer", Event{DB: db.UID, Keeper: db.Spec.KeeperUID, Why: "no other one can take its place; start it, or run \"stolonctl init\""})
+			return
+		}
 		p.wait(Debug, "waiting for the first master to initialise", Event{DB: db.UID, Keeper: db.Spec.KeeperUID})
 		return
 	}
@@ -38,15 +42,56 @@ func (p *pass) initialize() {
 	cl.Status.Phase = cluster.Normal
 }
 
-// chooseFirstMaster picks any keeper that lives and may be master. Which one
-// doesn't matter: there is no data yet.
+// chooseFirstMaster picks who makes the first data.
 func (p *pass) chooseFirstMaster() {
-	if p.foreignData() {
+	mode := *p.set.InitMode
+	// What is restored or adopted is named by the spec: that is a wish which no
+	// store that was wiped can come up with.
+	if mode == cluster.InitNew && p.foreignData() {
 		return
+	}
+	keeperUID := p.firstKeeper(mode)
+	if keeperUID == "" {
+		return
+	}
+	spec := p.cd.Cluster.Spec
+	db := &cluster.DB{
+		UID:        p.NewUID(),
+		Generation: 1,
+		Spec: &cluster.DBSpec{
+			KeeperUID:             keeperUID,
+			InitMode:              mode,
+			Role:                  cluster.RoleMaster,
+			Followers:             []string{},
+			IncludePreviousConfig: p.set.MergePgParameters,
+		},
+	}
+	switch mode {
+	case cluster.InitNew:
+		db.Spec.NewConfig = spec.NewConfig
+	case cluster.InitPITR:
+		db.Spec.PITRConfig = spec.PITRConfig
+	}
+	p.cd.DBs[db.UID] = db
+	p.cd.Cluster.Status.Master = db.UID
+	p.event(Info, "initialising cluster", Event{DB: db.UID, Keeper: keeperUID})
+}
+
+// firstKeeper returns who makes the first data: the one that the spec names,
+// else any that lives and may be master. Which one doesn't matter then: there
+// is no data yet. "" is nobody for now.
+func (p *pass) firstKeeper(mode cluster.InitMode) string {
+	if mode == cluster.InitExisting {
+		uid := p.set.ExistingConfig.KeeperUID
+		if k := p.cd.Keepers[uid]; k == nil || !k.Status.Healthy {
+			p.wait(Error, "cannot choose initial master: the keeper that existingConfig names does not answer", Event{Keeper: uid, Why: "start it, or run \"stolonctl init\" with another spec"})
+			return ""
+		}
+		return uid
 	}
 	if len(p.cd.Keepers) == 0 {
 		p.wait(Error, "cannot choose initial master: no keepers registered", Event{})
-		return
+		return ""
 	}
 	var able []string
 	for _, uid := range cluster.SortedKeys(p.cd.Keepers) {
@@ -56,22 +101,7 @@ func (p *pass) chooseFirstMaster() {
 	}
 	if len(able) == 0 {
 		p.wait(Error, "cannot choose initial master: no keeper is healthy and can be master", Event{})
-		return
+		return ""
 	}
-	keeperUID := able[p.Pick(len(able))]
-	db := &cluster.DB{
-		UID:        p.NewUID(),
-		Generation: 1,
-		Spec: &cluster.DBSpec{
-			KeeperUID:             keeperUID,
-			InitMode:              cluster.InitNew,
-			NewConfig:             p.cd.Cluster.Spec.NewConfig,
-			Role:                  cluster.RoleMaster,
-			Followers:             []string{},
-			IncludePreviousConfig: p.set.MergePgParameters,
-		},
-	}
-	p.cd.DBs[db.UID] = db
-	p.cd.Cluster.Status.Master = db.UID
-	p.event(Info, "initialising cluster", Event{DB: db.UID, Keeper: keeperUID})
+	return able[p.Pick(len(able))]
 }
