@@ -133,7 +133,14 @@ func (i *Instance) SetAside(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !complete && (exists(i.asideDir()) || i.absent() == nil) {
+	empty := i.absent() == nil
+	if err := movable(i.o.DataDir); err != nil {
+		if empty {
+			return nil // it is in nobody's way
+		}
+		return err
+	}
+	if !complete && (exists(i.asideDir()) || empty) {
 		return remove(ctx, i.o.DataDir)
 	}
 	if err := remove(ctx, i.asideDir()); err != nil {

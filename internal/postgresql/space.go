@@ -25,13 +25,9 @@ type Space struct {
 // It fails where no copy could take the place of the data directory.
 func (i *Instance) Space(ctx context.Context, from Source) (Space, error) {
 	s := Space{Path: filepath.Dir(i.o.DataDir)}
-	mounted, err := mountPoint(i.o.DataDir)
+	err := movable(i.o.DataDir)
 	if err != nil {
 		return s, err
-	}
-	if mounted {
-		return s, fmt.Errorf("%s is a mount point, so no copy can take its place: mount the file system at %s, and move what is in it to %s",
-			i.o.DataDir, s.Path, i.o.DataDir)
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(s.Path, &st); err != nil {
@@ -55,6 +51,15 @@ func (i *Instance) Space(ctx context.Context, from Source) (Space, error) {
 		s.Needed = s.Own
 	}
 	return s, nil
+}
+
+// movable is nil where dir can be renamed, so that another can take its place.
+func movable(dir string) error {
+	mounted, err := mountPoint(dir)
+	if err == nil && mounted {
+		err = fmt.Errorf("%s is a mount point, so that nothing can take its place: mount the file system at %s, and move what is in it to %s", dir, filepath.Dir(dir), dir)
+	}
+	return err
 }
 
 // mountPoint reports whether another file system is mounted at dir.
