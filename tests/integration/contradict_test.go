@@ -73,9 +73,23 @@ func whole(t *testing.T, c *harness.Cluster, rows string) {
 
 // Cluster data of before a failover is written back: the master that was
 // elected since is left alone, nobody is led anywhere else, and the newest
-// cluster data makes all well again.
+// cluster data makes all well again; so does a new cluster of that master's data.
 func TestClusterDataOfBeforeAFailover(t *testing.T) {
 	t.Parallel()
+	for name, goOn := range map[string]func(c *harness.Cluster, newest string, master *harness.Keeper){
+		"restored": func(c *harness.Cluster, newest string, _ *harness.Keeper) { write(t, c, newest) },
+		"adopted": func(c *harness.Cluster, _ string, master *harness.Keeper) {
+			c.Ctl("init", "-y", "-f", c.WriteSpec(harness.Quick(harness.Spec{"initMode": "existing", "existingConfig": map[string]string{"keeperUID": master.UID}})))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			beforeAFailover(t, goOn)
+		})
+	}
+}
+
+func beforeAFailover(t *testing.T, goOn func(c *harness.Cluster, newest string, master *harness.Keeper)) {
 	c, first := contradicted(t)
 	old := c.Ctl("clusterdata", "read")
 	first.Stop()
@@ -102,7 +116,7 @@ func TestClusterDataOfBeforeAFailover(t *testing.T) {
 	second.SQL().AwaitQuery(soon, "select pg_is_in_recovery(), count(*) from rows", "false|2")
 	untouched(t, c)
 
-	write(t, c, newest)
+	goOn(c, newest, second)
 	whole(t, c, "1,2")
 }
 
