@@ -24,7 +24,7 @@ const endLimit = 5 * time.Minute
 // endOf is how far the sampled data reaches; before is what was known.
 func endOf(m *postgresql.Sample, before end) end {
 	conninfo, told := m.FileParameters["primary_conninfo"]
-	alone := !m.Primary && !m.ReceiverUp && told && conninfo == ""
+	alone := !m.Primary && !m.ReceiverUp && told && conninfo == "" && m.FileParameters["restore_command"] == ""
 	e := end{timeline: m.TimelineID, position: m.Position, history: m.History}
 	e.exact = alone && (m.AtEnd || before.exact && before.timeline == e.timeline && before.position == e.position)
 	return e

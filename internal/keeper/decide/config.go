@@ -112,6 +112,9 @@ func (in In) standbySyncNames() string {
 func (in In) follow(db *cluster.DB) *conf.Recovery {
 	r := &conf.Recovery{Standby: true, TargetTimeline: "latest", PrimarySlotName: conf.SlotName(db.UID)}
 	f := db.Spec.FollowConfig
+	if external(db) {
+		return outside(f)
+	}
 	if f == nil || in.Data.DBs[f.DBUID] == nil {
 		return r
 	}
@@ -127,6 +130,25 @@ func (in In) follow(db *cluster.DB) *conf.Recovery {
 	return r
 }
 
+// external: the db follows a primary outside of this cluster.
+func external(db *cluster.DB) bool {
+	f := db.Spec.FollowConfig
+	return f != nil && f.Type == cluster.FollowExternal
+}
+
+// outside is how a primary outside is followed: by a connection, from its
+// archive, or both.
+func outside(f *cluster.FollowConfig) *conf.Recovery {
+	r := &conf.Recovery{Standby: true, TargetTimeline: "latest"}
+	if s := f.StandbySettings; s != nil {
+		r.PrimaryConninfo, r.PrimarySlotName, r.MinApplyDelay = s.PrimaryConninfo, s.PrimarySlotName, s.RecoveryMinApplyDelay
+	}
+	if a := f.ArchiveRecoverySettings; a != nil {
+		r.RestoreCommand = &a.RestoreCommand
+	}
+	return r
+}
+
 func (in In) hba(db *cluster.DB, set cluster.Settings, keepOut bool) []string {
 	h := conf.HBAInput{
 		Superuser:    conf.HBALogin{User: in.Own.Superuser.User, Method: in.Own.Superuser.Method},
@@ -135,7 +157,7 @@ func (in In) hba(db *cluster.DB, set cluster.Settings, keepOut bool) []string {
 		InternalOnly: keepOut,
 		Users:        db.Spec.PGHBA,
 	}
-	if db.Spec.Role == cluster.RoleMaster {
+	if db.Spec.Role == cluster.RoleMaster || external(db) {
 		for _, uid := range cluster.SortedKeys(in.Data.DBs) {
 			if other := in.Data.DBs[uid]; uid != db.UID && other.Status.ListenAddress != "" {
 				h.Others = append(h.Others, other.Status.ListenAddress)

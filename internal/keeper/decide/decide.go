@@ -304,7 +304,9 @@ func (in In) resync(db *cluster.DB) Step {
 	timeline, _ := in.followedAt(followed)
 	own, _ := in.reach()
 	step.Follow = in.fits(followed)
-	step.Rewind = db.Spec.UsePgrewind && own < timeline
+	// Of a standby cluster the source is in recovery, which pg_rewind takes from
+	// PostgreSQL 14 on only.
+	step.Rewind = in.Data.Cluster.Spec.Settings().Role == cluster.RoleMaster && db.Spec.UsePgrewind && own < timeline
 	return step
 }
 
@@ -412,9 +414,9 @@ func (in In) standby(db *cluster.DB, mode Mode) Step {
 		return Step{Kind: Stop, Why: "it runs as a primary and the cluster has another master"}
 	case mode == Standby && !in.Seen.StandbySignal && in.Own.State.Generation > 0:
 		return Step{Kind: Refuse, Why: "cannot move from master role to standby role"}
-	case mode == Standby && config.Recovery.PrimaryConninfo == "" && in.Seen.Running:
+	case mode == Standby && config.Recovery.PrimaryConninfo == "" && in.Seen.Running && !external(db):
 		return Step{Kind: Refuse, Why: "the db to follow is not in the cluster data or has no address"}
-	case mode == Standby && f != nil && in.Own.Followed != "" && in.Own.Followed != f.DBUID && in.Apart:
+	case mode == Standby && f != nil && !external(db) && in.Own.Followed != "" && in.Own.Followed != f.DBUID && in.Apart:
 		return Step{Kind: Refuse, Forked: true, Why: fmt.Sprintf(
 			"not following db %s: two dbs may have created timeline %d, a new copy is needed", f.DBUID, in.Seen.Timeline)}
 	case !in.Seen.Running:

@@ -17,8 +17,8 @@ func (in In) adopt(db *cluster.DB) Step {
 	if in.Seen.Running {
 		return Step{Kind: Stop, Why: why}
 	}
-	mode := Primary
-	if in.Seen.StandbySignal {
+	mode := in.mode(db)
+	if mode == Primary && in.Seen.StandbySignal {
 		mode = Parked // to be promoted
 	}
 	return Step{Kind: Adopt, DB: db, Mode: mode, Config: in.Config(db, mode, true), Why: why}
@@ -32,6 +32,13 @@ func (in In) restore(db *cluster.DB) Step {
 	}
 	if in.Seen.Running {
 		return Step{Kind: Stop, Why: why}
+	}
+	if external(db) {
+		config := in.Config(db, Standby, true)
+		if a := db.Spec.PITRConfig.ArchiveRecoverySettings; a != nil && config.Recovery.RestoreCommand == nil {
+			config.Recovery.RestoreCommand = &a.RestoreCommand
+		}
+		return Step{Kind: Restore, DB: db, Mode: Standby, Config: config, Why: why}
 	}
 	config := in.Config(db, Primary, true)
 	config.Recovery = recovery(db.Spec.PITRConfig)

@@ -154,10 +154,6 @@ func Next(in In, mem Memory) Decision {
 
 // operate moves an initialised cluster one step.
 func (p *pass) operate() {
-	if p.set.Role != cluster.RoleMaster {
-		p.wait(Error, "standby clusters are not supported yet", Event{Why: "nothing is decided; a sentinel of 0.17 can go on leading this cluster"})
-		return
-	}
 	p.removeDeadKeepers()
 	master := p.cd.Master()
 	if master == nil {
@@ -171,6 +167,10 @@ func (p *pass) operate() {
 		return
 	}
 	p.consumeForced(nil)
+	p.followSpec(master)
+	if p.elected != nil {
+		return
+	}
 	if p.route(master) {
 		return // one step at a time: nothing else rides on a route change
 	}

@@ -219,8 +219,11 @@ func (p *pass) elect(db, master *cluster.DB, why string) {
 	if k := p.keeperOf(master); p.forced[k.UID] {
 		k.Status.ForceFail = false
 	}
-	db.Spec.Role = cluster.RoleMaster
-	db.Spec.FollowConfig = nil
+	role := p.set.Role
+	if master.Spec.Role == cluster.RoleMaster {
+		role = cluster.RoleMaster
+	}
+	p.lead(db, role)
 	db.Spec.InitMode = cluster.InitNone
 	p.cd.Cluster.Status.Master = db.UID
 
@@ -239,7 +242,7 @@ func (p *pass) elect(db, master *cluster.DB, why string) {
 // anybody was led to it: it may have made a timeline whose number the next
 // master uses too, and nobody could tell them apart (protocols.md K7).
 func (p *pass) markForked(master, by *cluster.DB) {
-	if p.election(master) == nil || p.Election.Routed {
+	if master.Spec.Role != cluster.RoleMaster || p.election(master) == nil || p.Election.Routed {
 		return
 	}
 	p.out.Ext = append(p.out.Ext, ExtWrite{Name: ExtForked + master.UID,

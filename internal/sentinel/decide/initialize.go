@@ -8,10 +8,6 @@ import (
 func (p *pass) initialize() {
 	p.consumeForced(nil)
 	cl := p.cd.Cluster
-	if p.set.Role != cluster.RoleMaster {
-		p.wait(Error, "standby clusters are not supported yet", Event{Why: "role \"standby\" is asked for, and this version initialises clusters with role \"master\" only"})
-		return
-	}
 	if cl.Status.Master == "" {
 		p.chooseFirstMaster()
 		return
@@ -61,7 +57,6 @@ func (p *pass) chooseFirstMaster() {
 		Spec: &cluster.DBSpec{
 			KeeperUID:             keeperUID,
 			InitMode:              mode,
-			Role:                  cluster.RoleMaster,
 			Followers:             []string{},
 			IncludePreviousConfig: p.set.MergePgParameters,
 		},
@@ -72,6 +67,7 @@ func (p *pass) chooseFirstMaster() {
 	case cluster.InitPITR:
 		db.Spec.PITRConfig = spec.PITRConfig
 	}
+	p.lead(db, p.set.Role)
 	p.cd.DBs[db.UID] = db
 	p.cd.Cluster.Status.Master = db.UID
 	p.event(Info, "initialising cluster", Event{DB: db.UID, Keeper: keeperUID})

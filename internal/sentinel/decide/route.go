@@ -89,12 +89,12 @@ func (p *pass) route(master *cluster.DB) bool {
 	return true
 }
 
-// serving: the master is a running primary with everything in force that its
+// serving: the master is a running primary, or in a standby cluster a standby, with everything in force that its
 // present generation asks for (protocols.md S12).
 func (p *pass) serving(master *cluster.DB) bool {
 	rep := p.report(master)
 	return rep != nil && rep.Healthy && rep.Generation == master.Generation && master.Status.Healthy && converged(master) &&
-		(rep.Primary || !p.ours(master))
+		(rep.Primary == (master.Spec.Role == cluster.RoleMaster) || !p.ours(master))
 }
 
 // livingProxies returns the proxies that may lead: those within the time for

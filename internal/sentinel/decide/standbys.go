@@ -26,7 +26,8 @@ func (p *pass) removeDB(db *cluster.DB, l Level, kind, why string) {
 	p.event(l, kind, Event{DB: db.UID, Keeper: db.Spec.KeeperUID, Why: why})
 }
 
-// removeOldMasters frees the keepers of former masters, to be synced anew. Not
+// removeOldMasters frees the keepers of former masters, to be synced anew, but for those of
+// a standby cluster, which become standbys. Not
 // before the new master's first synchronous standbys are known to be in sync:
 // until then a former master may be the only one that can replace it
 // (protocols.md S11).
@@ -35,7 +36,17 @@ func (p *pass) removeOldMasters(master *cluster.DB) {
 		return
 	}
 	for _, uid := range cluster.SortedKeys(p.cd.DBs) {
-		if db := p.cd.DBs[uid]; uid != master.UID && masterType(db) {
+		db := p.cd.DBs[uid]
+		if uid == master.UID || !masterType(db) {
+			continue
+		}
+		if db.Spec.Role == cluster.RoleStandby {
+			// Of a standby cluster: it never wrote WAL of its own, so it can simply
+			// follow, and may be elected again.
+			p.event(Info, "old master of the standby cluster becomes a standby", Event{DB: uid, Keeper: db.Spec.KeeperUID})
+			db.Spec.FollowConfig = &cluster.FollowConfig{Type: cluster.FollowInternal, DBUID: master.UID}
+			db.Spec.Followers = []string{}
+		} else {
 			p.removeDB(db, Info, "removing old master db", "")
 		}
 	}
