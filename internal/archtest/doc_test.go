@@ -59,7 +59,7 @@ func TestEverySettingIsDocumented(t *testing.T) {
 	}
 	settings := reflect.ValueOf((*cluster.Spec)(nil).Settings())
 	for i := range settings.NumField() {
-		name := settings.Type().Field(i).Tag.Get("json")
+		name, _, _ := strings.Cut(settings.Type().Field(i).Tag.Get("json"), ",")
 		got, ok := documented[name]
 		delete(documented, name)
 		if !ok {

@@ -36,6 +36,9 @@ type Settings struct {
 	PGParameters                     map[string]string `json:"pgParameters"`
 	PGHBA                            []string          `json:"pgHBA"`
 	AutomaticPgRestart               bool              `json:"automaticPgRestart"`
+	// SyncLogicalSlots keeps failover logical slots in step on the standbys, with
+	// PostgreSQL 17 and later.
+	SyncLogicalSlots bool `json:"syncLogicalSlots,omitempty"`
 }
 
 // DefaultMaxStandbyLag is what 0.17 has (1024*1204, though its documentation
@@ -79,6 +82,7 @@ func (s *Spec) Settings() Settings {
 		PGParameters:                     s.PGParameters,
 		PGHBA:                            s.PGHBA,
 		AutomaticPgRestart:               or(s.AutomaticPgRestart, false),
+		SyncLogicalSlots:                 or(s.SyncLogicalSlots, false),
 	}
 }
 

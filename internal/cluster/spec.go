@@ -34,6 +34,10 @@ type Spec struct {
 	PGParameters                     map[string]string `json:"pgParameters,omitempty"`
 	PGHBA                            []string          `json:"pgHBA"` // nil: the two default lines; empty: none
 	AutomaticPgRestart               *bool             `json:"automaticPgRestart"`
+
+	// Unknown to 0.17, which drops it at its next write.
+
+	SyncLogicalSlots *bool `json:"syncLogicalSlots,omitempty"`
 }
 
 // SUReplAccessMode is the shape of the pg_hba lines for the superuser and the

@@ -59,6 +59,9 @@ func (s *Spec) Validate() error {
 			return fmt.Errorf("replication slot name is reserved: %q", name)
 		}
 	}
+	if set.SyncLogicalSlots && set.PGParameters["wal_level"] != "logical" {
+		return errors.New(`syncLogicalSlots needs "wal_level": "logical" in pgParameters`)
+	}
 	for _, line := range set.PGHBA {
 		if strings.Contains(line, "\n") {
 			return errors.New("pgHBA entries cannot contain newline characters")

@@ -238,8 +238,9 @@ func (k *Keeper) slots(ctx context.Context) []decide.Slot {
 	}
 	out := []decide.Slot{}
 	for _, s := range slots {
-		if s.Physical {
-			out = append(out, decide.Slot{Name: s.Name, Active: s.Active})
+		leftover := s.Failover && !s.Copied
+		if s.Physical || leftover {
+			out = append(out, decide.Slot{Name: s.Name, Active: s.Active, Leftover: leftover})
 		}
 	}
 	return out
@@ -254,6 +255,7 @@ func (k *Keeper) with(in decide.In) decide.In {
 		Applied: k.applied.config, InternalOnly: k.applied.internalOnly, EndChecked: k.applied.endChecked, Short: k.applied.short,
 		Promoted: s.local.promotion.DB, Noted: k.applied.noted, Followed: s.local.followed.DB,
 		Restarted: k.applied.restarted, Copied: k.applied.copied != "" && k.applied.copied == s.local.db.UID,
+		Major: s.report.look.MajorVersion,
 		Setup: k.setup(),
 	}
 	if e := s.report.end; e.exact {
@@ -310,6 +312,7 @@ func (k *Keeper) rest(ctx context.Context, in decide.In, step decide.Step) time.
 		if err := k.saveOrigin(); err != nil {
 			k.tellOnce("origin", err.Error(), zap.WarnLevel, "cannot save local state", zap.Error(err))
 		}
+		k.warnIgnored(decide.Step{DB: in.Data.DBOf(k.uid)})
 		if k.applied.tellNoChange {
 			k.applied.tellNoChange = false
 			k.log.Info("postgres parameters not changed")

@@ -73,11 +73,13 @@ func (i *Instance) Slots(ctx context.Context) ([]Slot, error) {
 	err := i.ask(ctx, i.working, func(ctx context.Context, c *sql.Conn) error {
 		var err error
 		slots, err = queryRows(ctx, c, `
-			select slot_name, active, slot_type = 'physical' from pg_replication_slots
+			select slot_name, active, slot_type = 'physical',
+				coalesce((to_jsonb(s)->>'failover')::bool, false), coalesce((to_jsonb(s)->>'synced')::bool, false) -- since 17
+			from pg_replication_slots s
 			where not temporary order by slot_name`,
 			func(rows *sql.Rows) (Slot, error) {
 				var s Slot
-				return s, rows.Scan(&s.Name, &s.Active, &s.Physical)
+				return s, rows.Scan(&s.Name, &s.Active, &s.Physical, &s.Failover, &s.Copied)
 			})
 		return err
 	})

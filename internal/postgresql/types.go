@@ -73,6 +73,8 @@ type Slot struct {
 	Name     string
 	Active   bool
 	Physical bool
+	// Failover: a logical slot that standbys may copy. Copied: it is such a copy.
+	Failover, Copied bool
 }
 
 // InitDB is what a new data directory is made with.

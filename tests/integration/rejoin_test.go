@@ -32,6 +32,9 @@ func TestHowAKilledMasterRejoins(t *testing.T) {
 			t.Parallel()
 			c := harness.Start(t, harness.Options{Keepers: 2, Proxies: 1, Spec: harness.Quick(harness.Spec{"usePgrewind": tt.rewind, "maxStandbyLag": 1 << 30})})
 			old, standbys := c.Roles()
+			if tt.name == "by a copy, as it wrote no hints" && old.SQL().Query("show data_checksums") == "on" {
+				t.Skip("initdb of PostgreSQL 18 and later turns data checksums on")
+			}
 			heir := standbys[0]
 			if tt.spec != "{}" && old.SQL().Query("show data_checksums") == "on" { // initdb's default since 18
 				tt.logs, tt.aside = []string{"pg_rewind succeeded"}, false

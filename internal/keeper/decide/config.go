@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -43,6 +44,9 @@ func (in In) Config(db *cluster.DB, mode Mode, keepOut bool) conf.Config {
 	if mode != Primary {
 		in.hold(params)
 	}
+	if in.syncsSlots() {
+		in.syncSlots(params, db, mode)
+	}
 	c := conf.Config{Parameters: params, HBA: in.hba(db, set, keepOut)}
 	switch mode {
 	case Standby:
@@ -73,7 +77,12 @@ func (in In) steady(config conf.Config) conf.Config {
 
 // Ignored lists the user's parameters that are not given to PostgreSQL.
 func (in In) Ignored(db *cluster.DB) []conf.Warning {
-	_, warnings := conf.Parameters(in.parameters(db, in.Data.Cluster.Spec.Settings(), ""))
+	set := in.Data.Cluster.Spec.Settings()
+	_, warnings := conf.Parameters(in.parameters(db, set, ""))
+	if set.SyncLogicalSlots && in.Own.Major != 0 && in.Own.Major < slotSyncMajor {
+		warnings = append(warnings, conf.Warning{Parameter: "syncLogicalSlots", Reason: fmt.Sprintf(
+			"PostgreSQL %d loses its logical slots at a failover; %d and later can keep them", in.Own.Major, slotSyncMajor)})
+	}
 	return warnings
 }
 
@@ -88,6 +97,7 @@ func (in In) parameters(db *cluster.DB, set cluster.Settings, names string) conf
 		UsePgrewind:          db.Spec.UsePgrewind,
 		Synchronous:          set.Synchronous(),
 		SyncNames:            names,
+		Major:                in.Own.Major,
 	}
 	if db.Spec.IncludePreviousConfig {
 		p.Previous = in.Own.State.InitPGParameters
@@ -122,11 +132,15 @@ func (in In) follow(db *cluster.DB) *conf.Recovery {
 	if followed.Status.ListenAddress == "" {
 		return r // without a host it would be this very instance
 	}
-	r.PrimaryConninfo = conf.Primary{
+	primary := conf.Primary{
 		Host: followed.Status.ListenAddress, Port: followed.Status.Port,
 		User: in.Own.Replication.User, Passfile: in.Own.Passfile,
 		ApplicationName: conf.ApplicationName(db.UID),
-	}.Conninfo()
+	}
+	if in.syncsSlots() {
+		primary.Database = conf.SyncDatabase
+	}
+	r.PrimaryConninfo = primary.Conninfo()
 	return r
 }
 
@@ -156,6 +170,7 @@ func (in In) hba(db *cluster.DB, set cluster.Settings, keepOut bool) []string {
 		Strict:       set.DefaultSUReplAccessMode == cluster.AccessStrict,
 		InternalOnly: keepOut,
 		Users:        db.Spec.PGHBA,
+		SlotSync:     in.syncsSlots(),
 	}
 	if db.Spec.Role == cluster.RoleMaster || external(db) {
 		for _, uid := range cluster.SortedKeys(in.Data.DBs) {

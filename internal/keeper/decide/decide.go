@@ -51,10 +51,13 @@ type Seen struct {
 	Slots          []Slot   // nil: not asked
 }
 
-// Slot is a replication slot.
+// Slot is a replication slot: a physical one, or a leftover.
 type Slot struct {
 	Name   string
 	Active bool
+	// Leftover: a logical slot for failover that isn't a copy of the primary's.
+	// On a standby it is from the time when that was a primary itself.
+	Leftover bool
 }
 
 // Own is the keeper and what it remembers.
@@ -96,6 +99,8 @@ type Own struct {
 	// Untouched: an initialisation that is not complete has not begun to change
 	// the data.
 	Untouched bool
+	// Major is the version of PostgreSQL that the data is of; 0: not known.
+	Major int
 	Setup
 }
 
@@ -472,6 +477,13 @@ func (in In) slots(db *cluster.DB) (Step, bool) {
 	}
 	step := Step{Kind: ChangeSlots, DB: db}
 	for _, s := range in.Seen.Slots {
+		if s.Leftover {
+			// It keeps its primary's copy out, and WAL that nobody reads.
+			if !s.Active && in.syncsSlots() && in.mode(db) == Standby {
+				step.Drop = append(step.Drop, s.Name)
+			}
+			continue
+		}
 		if _, ours := conf.DBUID(s.Name); ours && !wanted[s.Name] && !s.Active {
 			step.Drop = append(step.Drop, s.Name)
 		}

@@ -246,6 +246,20 @@ func TestNext(t *testing.T) {
 		{"a dead standby is not waited for", m(func(in *In) { raised(in); in.Data.DBs["db2"].Status.Healthy = false }), Restart, nil},
 		{"a standby that is still copied is not waited for", m(func(in *In) { raised(in); in.Data.DBs["db2"].Status.CurrentGeneration = 0 }), Restart, nil},
 		{"a lower limit needs the master to restart first", m(func(in *In) { raised(in); in.Seen.InForce["max_connections"] = 300 }), Restart, nil},
+		{"consumers of logical slots wait for the synchronous standby", m(logical), Reload, func(s Step) bool { return s.Config.Parameters[waitedForSlots] == "stolon_db2" }},
+		{"without synchronous replication not for a dead one", m(func(in *In) { logical(in); in.Data.DBs["db1"].Spec.SynchronousReplication = false }), Reload, func(s Step) bool {
+			return s.Config.Parameters[waitedForSlots] == ""
+		}},
+		{"a standby copies logical slots", s(logical), Reload, func(s Step) bool {
+			return s.Config.Parameters["sync_replication_slots"] == "on" && strings.Contains(s.Config.Recovery.PrimaryConninfo, "dbname=postgres")
+		}},
+		{"PostgreSQL 16 can't", s(func(in *In) { logical(in); in.Own.Major = 16 }), None, nil},
+		{"a former master's own slots for failover go", s(func(in *In) {
+			logical(in)
+			apply(in, Standby, false)
+			in.Seen.Slots = []Slot{{Name: "app", Leftover: true}, {Name: "busy", Leftover: true, Active: true}}
+		}), ChangeSlots, func(s Step) bool { return slices.Equal(s.Drop, []string{"app"}) }},
+		{"a master's own stay", m(func(in *In) { in.Seen.Slots = append(in.Seen.Slots, Slot{Name: "app", Leftover: true}) }), None, nil},
 		{"slots that can't be listed hold nothing up", m(func(in *In) { in.Seen.Slots = nil }), None, nil},
 		{"a pending restart waits for an operator", m(func(in *In) { in.Seen.PendingRestart = true }), None, nil},
 		{"a pending restart is done when asked for", m(func(in *In) { in.Seen.PendingRestart = true; on := true; in.Data.Cluster.Spec.AutomaticPgRestart = &on }), Restart, nil},
@@ -388,4 +402,11 @@ func lowered(in *In, needed int) {
 	}
 	in.Data.DBs["db2"].Generation++
 	in.Seen.PendingRestart, in.Seen.Needed = false, map[string]int{"max_connections": needed}
+}
+
+// logical: logical slots are to be kept in step, which db2 was not seen able to.
+func logical(in *In) {
+	on := true
+	in.Own.Major, in.Data.Cluster.Spec.SyncLogicalSlots = 17, &on
+	in.Data.DBs["db2"].Status.Healthy = false
 }

@@ -59,6 +59,9 @@ func TestParameters(t *testing.T) {
 			in.User = map[string]string{"restart_after_crash": "on"}
 		}, with("restart_after_crash", "off", "synchronous_standby_names", "stolonfakestandby"), ""},
 		{"parameters of an older version are left out", user("wal_keep_segments", "20"), with(), "wal_keep_segments"},
+		{"so are those that this version has dropped", func(in *ParametersInput) { in.Major, in.User = 17, map[string]string{"old_snapshot_threshold": "1h"} }, with(), "old_snapshot_threshold"},
+		{"but not those that it still has", func(in *ParametersInput) { in.Major, in.User = 15, map[string]string{"old_snapshot_threshold": "1h"} },
+			with("old_snapshot_threshold", "1h"), ""},
 		{"nobody but the keeper chooses the primary", user("primary_conninfo", "host=x"), with(), "primary_conninfo"},
 	}
 	for _, tt := range tests {

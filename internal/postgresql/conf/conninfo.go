@@ -34,12 +34,15 @@ type Primary struct {
 	// whenever it changes, so a password is better kept out of it.
 	Passfile        string
 	ApplicationName string
+	// Database is where a standby asks for logical slots; "" for none.
+	Database string
 }
 
 // Conninfo is the standby's primary_conninfo.
 func (p Primary) Conninfo() string {
 	return Conninfo(map[string]string{
 		"application_name": p.ApplicationName,
+		"dbname":           p.Database,
 		"host":             p.Host,
 		"passfile":         p.Passfile,
 		"password":         p.Password,

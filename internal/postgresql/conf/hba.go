@@ -22,6 +22,9 @@ type HBAInput struct {
 	// Others are the advertised addresses of the cluster's other DBs, when
 	// this instance serves them (a master); nil on a standby.
 	Others []string
+	// SlotSync lets the replication user into SyncDatabase too: standbys ask
+	// there for logical slots.
+	SlotSync bool
 	// InternalOnly keeps everybody else out.
 	InternalOnly bool
 	// Users are the pgHBA lines of the cluster spec; nil lets everybody in by
@@ -53,6 +56,13 @@ func HBA(in HBAInput) []string {
 			"host all "+su+" ::0/0 "+suMethod,
 			"host replication "+repl+" 0.0.0.0/0 "+replMethod,
 			"host replication "+repl+" ::0/0 "+replMethod)
+	}
+	if in.SlotSync {
+		for _, l := range slices.Clone(lines) {
+			if rest, ok := strings.CutPrefix(l, "host replication "); ok {
+				lines = append(lines, "host "+SyncDatabase+" "+rest)
+			}
+		}
 	}
 	switch {
 	case in.InternalOnly:

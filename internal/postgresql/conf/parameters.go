@@ -28,7 +28,11 @@ type ParametersInput struct {
 	// keeper has to keep users out until the standbys have caught up.
 	Synchronous bool
 	SyncNames   string // synchronous_standby_names, see SyncNames
+	Major       int    // version of PostgreSQL; 0: not known
 }
+
+// SyncDatabase is where standbys ask their primary for logical slots.
+const SyncDatabase = "postgres"
 
 // A Warning is a parameter of the user's that was left out, and why.
 type Warning struct {
@@ -50,6 +54,10 @@ func Parameters(in ParametersInput) (map[string]string, []Warning) {
 	for _, name := range slices.Sorted(maps.Keys(asked)) {
 		if reason, ok := unusable[name]; ok {
 			warnings = append(warnings, Warning{Parameter: name, Reason: reason})
+			continue
+		}
+		if r, ok := removed[name]; ok && in.Major >= r.in {
+			warnings = append(warnings, Warning{Parameter: name, Reason: fmt.Sprintf("PostgreSQL %d doesn't know it any more%s", in.Major, r.instead)})
 			continue
 		}
 		out[name] = asked[name]
@@ -98,6 +106,23 @@ var unusable = map[string]string{
 	"recovery_target_action":   "the keeper decides",
 }
 
+// removed are parameters that a supported version knew and a later one refuses
+// to start with, and since which version.
+var removed = map[string]struct {
+	in      int
+	instead string
+}{
+	"operator_precedence_warning":       {in: 14},
+	"vacuum_cleanup_index_scale_factor": {in: 14},
+	"stats_temp_directory":              {in: 15},
+	"force_parallel_mode":               {in: 16, instead: "; its name is debug_parallel_query now"},
+	"promote_trigger_file":              {in: 16, instead: "; the keeper promotes"},
+	"vacuum_defer_cleanup_age":          {in: 16, instead: "; hot_standby_feedback serves the same end"},
+	"db_user_namespace":                 {in: 17},
+	"old_snapshot_threshold":            {in: 17, instead: "; idle_in_transaction_session_timeout ends old snapshots"},
+	"trace_recovery_messages":           {in: 17},
+}
+
 // managed are the parameters that the keeper sets; they are not reported as
 // the user's.
 var managed = map[string]bool{
@@ -108,7 +133,7 @@ var managed = map[string]bool{
 	"recovery_target": true, "recovery_target_lsn": true, "recovery_target_name": true, "recovery_target_time": true,
 	"recovery_target_timeline": true, "recovery_target_xid": true, "recovery_target_action": true,
 	// Not managed by 0.17.
-	"restart_after_crash": true, "wal_retrieve_retry_interval": true,
+	"restart_after_crash": true, "wal_retrieve_retry_interval": true, "synchronized_standby_slots": true,
 }
 
 // Managed reports whether the keeper sets the parameter itself. Reported
@@ -116,7 +141,7 @@ var managed = map[string]bool{
 func Managed(name string) bool { return managed[name] }
 
 // Reported returns what a keeper reports of the settings in its configuration
-// files: those that aren't managed. The two that 0.17 doesn't manage are
+// files: those that aren't managed. The three that 0.17 doesn't manage are
 // reported when asked, the DB's own parameters, has them, because a user's
 // must survive the merge at the end of an initialisation.
 func Reported(file, asked map[string]string) map[string]string {
@@ -126,7 +151,7 @@ func Reported(file, asked map[string]string) map[string]string {
 			out[name] = value
 		}
 	}
-	for _, name := range []string{"restart_after_crash", "wal_retrieve_retry_interval"} {
+	for _, name := range []string{"restart_after_crash", "wal_retrieve_retry_interval", "synchronized_standby_slots"} {
 		if value, ok := asked[name]; ok {
 			out[name] = value
 		}
