@@ -28,7 +28,7 @@ func (k *Keeper) initNew(ctx context.Context, step decide.Step) error {
 	if err := errors.Join(k.savePromotion(promotion{}), k.saveFollowed(followed{})); err != nil {
 		return err
 	}
-	if err := k.o.Instance.SetAside(ctx); err != nil {
+	if err := k.setAside(ctx); err != nil {
 		return err
 	}
 	initdb := postgresql.InitDB{Superuser: k.o.Superuser.User, Password: k.o.Superuser.Password}

@@ -61,7 +61,7 @@ func (k *Keeper) restore(ctx context.Context, step decide.Step) error {
 		return err
 	}
 	if !st.Aside {
-		if err := k.o.Instance.SetAside(ctx); err != nil {
+		if err := k.setAside(ctx); err != nil {
 			return err
 		}
 		st.Aside = true
@@ -98,6 +98,15 @@ func (k *Keeper) restore(ctx context.Context, step decide.Step) error {
 	}
 	k.log.Info("db restored", zap.String("db", step.DB.UID))
 	return k.saveRestored(restored{})
+}
+
+// setAside sets the data aside. What was noted of data set aside for a copy goes
+// first: by that the data of now would be taken for expendable.
+func (k *Keeper) setAside(ctx context.Context) error {
+	if err := k.forgetAside(k.get().local.aside.DB); err != nil {
+		return err
+	}
+	return k.o.Instance.SetAside(ctx)
 }
 
 func (k *Keeper) saveRestored(r restored) error {
