@@ -59,6 +59,8 @@ func awaitLead(c *harness.Cluster, k *harness.Keeper) {
 // promoted promotes the standby cluster and waits until its master takes writes.
 func promoted(t *testing.T, c *harness.Cluster) {
 	t.Helper()
+	// Without a standby the first write waits for one.
+	c.AwaitHealthy(60*time.Second, len(c.Keepers))
 	master, _ := c.Roles()
 	c.Ctl("promote", "-y")
 	master.SQL().AwaitQuery(30*time.Second, "select pg_is_in_recovery()", "false")
