@@ -80,7 +80,9 @@ func testLogicalSlots(t *testing.T, v variant) {
 	}
 
 	master.SQL().Query("insert into t values (2)")
-	c.AwaitCaughtUp(soon, master, standbys...)
+	for _, k := range standbys {
+		k.SQL().AwaitQuery(soon, "select count(*) from t", "2")
+	}
 	master.KillBoth()
 	harness.Await(t, soon, "another master serves", func() (string, bool) {
 		m := c.Data().Master()
