@@ -90,3 +90,29 @@ need_user() {
 	say "making user $1, because PostgreSQL refuses to run as root"
 	useradd --system --user-group --no-create-home --shell /usr/sbin/nologin "$1"
 }
+
+# need_exact_go sets EXACT to the flag that builds a program on a runtime
+# without dice of its own, for the simulator: with virtual time Go picks at
+# random among the ready cases of a select and among the timers of one instant,
+# and takes the processor away by real time. With dice that each run throws alike,
+# the same seed is the same run. EXACT stays empty, and that is said, where this
+# Go's runtime is not the one that was looked at.
+need_exact_go() {
+	local dir=$root/.test/exact runtime file
+	runtime=$(go env GOROOT)/src/runtime
+	EXACT=
+	mkdir -p "$dir"
+	sed 's|^\t\tj := cheaprandn(uint32(norder + 1))$|\t\tj := cheaprandn(uint32(norder + 1))\n\t\tif gp.bubble != nil {\n\t\t\tgp.bubble.dice = gp.bubble.dice*6364136223846793005 + 1442695040888963407\n\t\t\tj = uint32(gp.bubble.dice>>33) % uint32(norder+1)\n\t\t}|' \
+		"$runtime/select.go" >"$dir/select.go"
+	sed 's|^type synctestBubble struct {$|&\n\tdice uint64|' "$runtime/synctest.go" >"$dir/synctest.go"
+	sed 's|^\t\t\tt.rand = cheaprand()$|\t\t\tts.seq++\n\t\t\tt.rand = ts.seq|; s|^type timers struct {$|&\n\tseq uint32 // counts the timers that were started|' \
+		"$runtime/time.go" >"$dir/time.go"
+	sed 's|^const forcePreemptNS = .*|const forcePreemptNS = 1 << 60|' "$runtime/proc.go" >"$dir/proc.go"
+	if ! grep -q 'gp.bubble.dice' "$dir/select.go" || ! grep -q 'dice uint64' "$dir/synctest.go" || ! grep -q 'seq uint32' "$dir/time.go" || ! grep -q 't.rand = ts.seq' "$dir/time.go" || ! grep -q 'forcePreemptNS = 1 << 60' "$dir/proc.go"; then
+		say "$(go env GOVERSION) is unknown to need_exact_go in tests/setup/lib.sh: one simulated seed in a hundred will not replay exactly"
+		return 0
+	fi
+	printf '{"Replace": {"%s": "%s", "%s": "%s", "%s": "%s", "%s": "%s"}}\n' \
+		"$runtime/select.go" "$dir/select.go" "$runtime/synctest.go" "$dir/synctest.go" "$runtime/time.go" "$dir/time.go" "$runtime/proc.go" "$dir/proc.go" >"$dir/overlay.json"
+	EXACT=-overlay=$dir/overlay.json
+}
