@@ -149,14 +149,18 @@ const (
 
 // StartWriter makes table written and writes through the servers, one after
 // the other when one fails, until the test ends or Stop is called.
-func StartWriter(servers ...Server) *Writer {
+func StartWriter(servers ...Server) *Writer { return StartWriterFrom(0, servers...) }
+
+// StartWriterFrom is StartWriter for one of several: its rows have the numbers
+// after first.
+func StartWriterFrom(first int, servers ...Server) *Writer {
 	t := servers[0].t
 	t.Helper()
 	servers[0].Query("create table if not exists written (n int primary key)")
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &Writer{servers: servers, stop: cancel, done: make(chan struct{})}
 	t.Cleanup(w.Stop)
-	go w.run(ctx)
+	go w.run(ctx, first)
 	return w
 }
 
@@ -166,9 +170,8 @@ func (w *Writer) Stop() {
 	<-w.done
 }
 
-func (w *Writer) run(ctx context.Context) {
+func (w *Writer) run(ctx context.Context, n int) {
 	defer close(w.done)
-	n := 0
 	for i := 0; ctx.Err() == nil; i++ {
 		err := w.session(ctx, w.servers[i%len(w.servers)], &n)
 		w.mu.Lock()
