@@ -457,6 +457,7 @@ func TestClusterDataReadAndWrite(t *testing.T) {
 	}
 	for stdin, message := range map[string]string{
 		"":                                 "invalid cluster data: unexpected end of JSON input",
+		"{a}":                              "invalid cluster data: invalid character 'a' looking for beginning of object key string",
 		"null":                             "invalid cluster data: no cluster data",
 		"{}":                               "invalid cluster data: unsupported cluster data format version 0",
 		`{"formatVersion":2}`:              "invalid cluster data: unsupported cluster data format version 2",
@@ -467,6 +468,17 @@ func TestClusterDataReadAndWrite(t *testing.T) {
 		to.fails(message, stdin, "clusterdata", "write", "-y")
 	}
 	to.fails("cannot read file: open testdata/none: ", "", "clusterdata", "write", "-y", "-f", "testdata/none")
+
+	to.hook = func(context.Context, memory.Request) error { return errors.New("the store is on fire") }
+	to.fails("the store is on fire", data, "clusterdata", "write")
+	to.fails("the store is on fire", data, "clusterdata", "write", "-y")
+	to.hook = func(_ context.Context, r memory.Request) error {
+		if r.Kind == memory.Get {
+			return nil
+		}
+		return errors.New("the store is on fire")
+	}
+	to.fails("failed to write cluster data into new store: ", data, "clusterdata", "write", "-y")
 }
 
 // A store that answers nothing ends a command after some store timeouts.

@@ -26,6 +26,7 @@ var update = flag.Bool("update", false, "write the outcome of the scripts into t
 //	keeper UID...      keepers come up
 //	old-keeper UID...  keepers of 0.17 come up
 //	no-master UID...   keepers come up that can't be master
+//	no-sync UID...     keepers come up that can't be synchronous
 //	proxy UID...       proxies come up
 //	tick D             D passes, second by second
 //	silence UID...     keepers or proxies stop reporting
@@ -95,7 +96,7 @@ type world struct {
 }
 
 type fakeKeeper struct {
-	noMaster                               bool
+	noMaster, noSync                       bool
 	old, silent, broken, hold, unconfirmed bool
 	state                                  *cluster.PostgresState
 	position, timeline                     uint64
@@ -167,9 +168,9 @@ func (w *world) command(f []string, rest string) {
 	switch f[0] {
 	case "spec":
 		w.spec(rest)
-	case "keeper", "old-keeper", "no-master":
+	case "keeper", "old-keeper", "no-master", "no-sync":
 		for _, uid := range args {
-			w.keepers[uid] = &fakeKeeper{old: f[0] == "old-keeper", noMaster: f[0] == "no-master", timeline: 1, position: 1000}
+			w.keepers[uid] = &fakeKeeper{old: f[0] == "old-keeper", noMaster: f[0] == "no-master", noSync: f[0] == "no-sync", timeline: 1, position: 1000}
 		}
 	case "proxy":
 		for _, uid := range args {
@@ -262,6 +263,9 @@ func (w *world) report() {
 		info := cluster.KeeperInfo{InfoUID: w.uid("i"), UID: uid, ClusterUID: w.cd.Cluster.UID, BootUUID: "boot-" + uid, Foreign: k.foreign}
 		if k.noMaster {
 			info.CanBeMaster = new(bool)
+		}
+		if k.noSync {
+			info.CanBeSynchronousReplica = new(bool)
 		}
 		if !k.old {
 			info.Features = []cluster.Feature{cluster.FailClosedPromotion}

@@ -1,0 +1,54 @@
+package archtest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestScenariosAreShownByTestsThatExist reads the table tests/SCENARIOS.md.
+func TestScenariosAreShownByTestsThatExist(t *testing.T) {
+	text, err := os.ReadFile("../../tests/SCENARIOS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("git", "-C", "../..", "ls-files", "-co", "--exclude-standard", "*_test.go").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tests strings.Builder
+	for _, file := range strings.Fields(string(out)) {
+		b, err := os.ReadFile(filepath.Join("../..", file))
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		tests.Write(b)
+	}
+	row := regexp.MustCompile(`(?m)^\| ([A-Z][A-Za-z0-9., -]*) \| .* \| (.*) \|$`)
+	name := regexp.MustCompile("`([^`]+)`")
+	rows := row.FindAllStringSubmatch(string(text), -1)
+	if len(rows) < 90 {
+		t.Fatalf("only %d rows are read", len(rows))
+	}
+	for _, r := range rows {
+		if r[1] == "Id" {
+			continue
+		}
+		names := name.FindAllStringSubmatch(r[2], -1)
+		if len(names) == 0 {
+			t.Errorf("%s: no test", r[1])
+		}
+		for _, m := range names {
+			if script, ok := strings.CutSuffix(m[1], ".txt"); ok {
+				if _, err := os.Stat("../sentinel/decide/testdata/" + script + ".txt"); err != nil {
+					t.Errorf("%s: %v", r[1], err)
+				}
+			} else if !strings.Contains(tests.String(), "\nfunc "+m[1]+"(") {
+				t.Errorf("%s: there is no %s", r[1], m[1])
+			}
+		}
+	}
+}
