@@ -5,7 +5,7 @@
 //
 // Start with sim.run (sim_test.go); faults_test.go is what goes wrong,
 // truth_test.go what must hold, planted_test.go shows that bugs are caught.
-// Replay a seed with: ./test sim -seed N
+// Replay a seed with: ./test sim -v -seed N
 package sim
 
 import (
@@ -248,7 +248,7 @@ func TestSim(t *testing.T) {
 		acks, elections, virtual = acks+r.Acks, elections+r.Elections, virtual+r.Virtual
 		if r.Failure != "" {
 			failures++
-			t.Errorf("seed %d (%s, sync %t): %s\n  replay: ./test sim -seed %d\n%s", o.Seed, r.Profile, r.Sync, r.Failure, o.Seed, lastOf(r.Trace, 15))
+			t.Errorf("seed %d (%s, sync %t): %s\n  replay: ./test sim -v -seed %d\n%s", o.Seed, r.Profile, r.Sync, r.Failure, o.Seed, lastOf(r.Trace, 15))
 		}
 		return failures < 10
 	})

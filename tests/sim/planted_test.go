@@ -52,6 +52,7 @@ var always = map[string]uint64{
 	"known without generation":           1,
 	"no checkpoint":                      1,
 	"parallel promotion":                 200,
+	"standby cluster with a primary":     1,
 	"users let in after a crash":         1,
 }
 
@@ -233,6 +234,28 @@ var plants = map[string]plant{
 		plan:   func(p *plan) { p.sync = false },
 		instance: func(p *proc, i keeper.Instance) keeper.Instance {
 			return changed{Instance: i, sample: func(s *postgresql.Sample) { s.AtEnd = !s.Primary }}
+		},
+	},
+
+	// A keeper that takes the master of a standby cluster for a primary.
+	"standby cluster with a primary": {
+		caught: []string{"SC"},
+		plan:   func(p *plan) { p.followOutside() },
+		store: func(p *proc, b store.Backend) store.Backend {
+			if p.kind != "keeper" {
+				return b
+			}
+			return &forger{Backend: b, edit: func(_ map[string]store.KV, kv store.KV) store.KV {
+				cd, err := store.DecodeClusterData(kv.Value)
+				if err != nil || cd == nil || !strings.HasSuffix(kv.Key, "/clusterdata") || cd.Master() == nil || cd.Cluster.Status.Phase != cluster.Normal {
+					return kv
+				}
+				m := *cd.Master().Spec
+				m.Role, m.FollowConfig = cluster.RoleMaster, nil
+				cd.Master().Spec = &m
+				kv.Value = store.Encode(cd)
+				return kv
+			}}
 		},
 	},
 

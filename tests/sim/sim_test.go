@@ -56,7 +56,9 @@ type sim struct {
 	print func(string)
 
 	instances []*postgresqltest.Instance
-	ambushes  []chan occasion // who waits for the next occasion
+	outside   *postgresqltest.Instance // what a standby cluster follows; nil: nothing
+	promoted  chan struct{}            // closed when there is no standby cluster any more
+	ambushes  []chan occasion          // who waits for the next occasion
 }
 
 // weather is how the store behaves.
@@ -87,6 +89,7 @@ type plan struct {
 	sentinels int
 	proxies   int
 	clients   int
+	outside   bool          // it is a standby cluster at first
 	faults    time.Duration // how long there are faults
 	heal      time.Duration // how long the cluster has to come round after them
 	settings  cluster.Spec
@@ -131,6 +134,9 @@ func planFor(seed uint64) plan {
 		most = 2
 	}
 	p.settings.MinSynchronousStandbys, p.settings.MaxSynchronousStandbys = &least, &most
+	if follows := dice(seed).of("standby cluster"); follows.chance(7) {
+		p.followOutside()
+	}
 	return p
 }
 
@@ -155,6 +161,7 @@ func play(t *testing.T, seed uint64, pl plant, print func(string)) result {
 		s := &sim{
 			seed: seed, plan: planFor(seed), plant: pl, dice: dice(seed).of("run"), start: time.Now(), server: memory.New(),
 			lives: map[string]int{}, procs: map[string]*proc{}, disks: map[string]map[string][]byte{}, print: print, hash: 14695981039346656037,
+			promoted: make(chan struct{}),
 		}
 		if pl.plan != nil {
 			pl.plan(&s.plan)
@@ -251,19 +258,34 @@ func (s *sim) run() string {
 	for n := range s.plan.proxies {
 		names = append(names, fmt.Sprintf("proxy%d", n+1))
 	}
+	if !s.plan.outside {
+		close(s.promoted)
+	} else if err := s.startOutside(); err != nil {
+		return "the primary outside does not start: " + err.Error()
+	}
 	early := s.dice.of("early")
 	for _, name := range names {
 		s.sleep(early.between(time.Millisecond, 100*time.Millisecond))
 		s.boot(name)
 	}
 	for n := range s.plan.clients {
-		s.wg.Go(func() { s.client(n + 1) })
+		s.wg.Go(func() {
+			select {
+			case <-s.promoted:
+				s.client(n + 1)
+			case <-s.over.Done():
+			}
+		})
 	}
-	if !s.await(90*time.Second, func() bool { return s.truth.ackedSince(s.start) && s.complete() == "" }) {
+	if !s.await(90*time.Second, func() bool { return (s.plan.outside || s.truth.ackedSince(s.start)) && s.complete() == "" }) {
 		return s.failure("I10: the cluster did not come up: " + s.complete())
 	}
 	s.trace("the cluster is up")
+	if s.plan.outside {
+		s.wg.Go(s.promoteCluster)
+	}
 	s.nemesis()
+	<-s.promoted
 	if s.truth.failed() {
 		return s.failure("")
 	}
@@ -321,6 +343,9 @@ func (s *sim) complete() string {
 	master := cd.Master()
 	if master == nil || cd.Proxy.Spec.MasterDBUID != master.UID {
 		return "no master is routed"
+	}
+	if cd.Cluster.Spec.Settings().Role == cluster.RoleStandby {
+		return s.following()
 	}
 	if st := s.instance(master.Spec.KeeperUID).State(); !st.Ready || !st.Primary {
 		return "the master does not run as a primary"

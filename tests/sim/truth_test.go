@@ -98,7 +98,12 @@ func (t *truth) Committed(c postgresqltest.Commit) {
 	t.commits[c.Row], t.bySerial[c.Serial] = c, c
 }
 
-func (t *truth) BecamePrimary(host string, promoted bool) {}
+// BecamePrimary checks that a standby cluster has no primary of its own.
+func (t *truth) BecamePrimary(host string, promoted bool) {
+	if cd := t.clusterData(); host != outsideHost && cd != nil && cd.Cluster.Spec.Settings().Role == cluster.RoleStandby {
+		t.fail("SC: %s became a primary (promoted: %t) in a standby cluster", host, promoted)
+	}
+}
 
 // Dropped checks I7: nothing is lost that is nowhere else.
 func (t *truth) Dropped(host string, rows []postgresqltest.Commit) {

@@ -228,9 +228,14 @@ func (i *Instance) InitDB(ctx context.Context, o postgresql.InitDB) error {
 	return nil
 }
 
-// Restore isn't part of the simulated world.
-func (i *Instance) Restore(context.Context, string, func(string)) error {
-	return errors.New("there are no backups")
+// Restore restores what a primary has now; the command is its address, as
+// host:port.
+func (i *Instance) Restore(ctx context.Context, command string, progress func(string)) error {
+	host, port, err := net.SplitHostPort(command)
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	return i.BaseBackup(ctx, postgresql.Source{Host: host, Port: port}, progress)
 }
 
 // source returns the server to copy from; World.mu is held.
