@@ -27,18 +27,21 @@ type login struct {
 	kind                         string // "repl" or "su", as in the flags
 	name                         string // "replication user" or "superuser", as in messages
 	user, method, password, file string
+	cert, key                    string
 }
 
 func (l *login) add(fs *pflag.FlagSet, kind, name string) {
 	l.kind, l.name = kind, name
-	fs.StringVar(&l.method, "pg-"+kind+"-auth-method", "md5", "how PostgreSQL authenticates the "+name+": md5, scram-sha-256 or trust")
+	fs.StringVar(&l.method, "pg-"+kind+"-auth-method", "md5", "how PostgreSQL authenticates the "+name+": md5, scram-sha-256, cert (see --pg-"+kind+"-sslcert) or trust")
 	def := "required"
 	if kind == "su" {
 		def = "default the user that runs the keeper"
 	}
 	fs.StringVar(&l.user, "pg-"+kind+"-username", "", "name of the "+name+" ("+def+"); the same on all keepers")
 	fs.StringVar(&l.password, "pg-"+kind+"-password", "", "password of the "+name+", which other users of this machine can see: better use the file")
-	fs.StringVar(&l.file, "pg-"+kind+"-passwordfile", "", "file with the password of the "+name)
+	fs.StringVar(&l.file, "pg-"+kind+"-passwordfile", "", "file with the password of the "+name+"; a changed one is read and applied")
+	fs.StringVar(&l.cert, "pg-"+kind+"-sslcert", "", "file with the certificate, PEM, that this keeper shows other instances as the "+name+"; its common name must be the user's")
+	fs.StringVar(&l.key, "pg-"+kind+"-sslkey", "", "file with the key of --pg-"+kind+"-sslcert, PEM, mode 0600")
 }
 
 // defaultUser takes the operating system's user for an unnamed superuser.
@@ -55,13 +58,15 @@ func (l *login) defaultUser() error {
 }
 
 func (l *login) keeper() keeper.Login {
-	return keeper.Login{User: l.user, Password: l.password, Method: keeper.AuthMethod(l.method)}
+	return keeper.Login{User: l.user, Password: l.password, Method: keeper.AuthMethod(l.method), Cert: l.cert, Key: l.key}
 }
 
 func (l *login) trust() bool { return l.method == string(keeper.Trust) }
 
+func (l *login) certified() bool { return l.method == string(keeper.Cert) }
+
 func (l *login) knownMethod() bool {
-	return l.trust() || l.method == string(keeper.MD5) || l.method == string(keeper.ScramSHA256)
+	return l.trust() || l.certified() || l.method == string(keeper.MD5) || l.method == string(keeper.ScramSHA256)
 }
 
 func (l *login) checkTrust(log *zap.Logger) error {
@@ -79,7 +84,7 @@ func (l *login) checkPassword() error {
 	switch {
 	case l.trust():
 		return nil
-	case l.password == "" && l.file == "":
+	case l.password == "" && l.file == "" && !l.certified():
 		return fmt.Errorf("one of --pg-%[1]s-password or --pg-%[1]s-passwordfile is required", l.kind)
 	case l.password != "" && l.file != "":
 		return fmt.Errorf("only one of --pg-%[1]s-password or --pg-%[1]s-passwordfile must be provided", l.kind)
@@ -211,7 +216,7 @@ func (o *options) checkAddresses(ctx context.Context, log *zap.Logger) error {
 // checkLogins checks and reads what the flags say of both roles.
 func (o *options) checkLogins(log *zap.Logger) error {
 	if !o.repl.knownMethod() {
-		return errors.New("--pg-repl-auth-method must be one of: md5, scram-sha-256, trust")
+		return errors.New("--pg-repl-auth-method must be one of: md5, scram-sha-256, cert, trust")
 	}
 	if o.repl.user == "" {
 		return errors.New("--pg-repl-username is required")
@@ -226,9 +231,15 @@ func (o *options) checkLogins(log *zap.Logger) error {
 		return err
 	}
 	if !o.su.knownMethod() {
-		return errors.New("--pg-su-auth-method must be one of: md5, scram-sha-256, trust")
+		return errors.New("--pg-su-auth-method must be one of: md5, scram-sha-256, cert, trust")
 	}
 	if err := o.su.checkPassword(); err != nil {
+		return err
+	}
+	if err := errors.Join(o.repl.checkCert(o.tls), o.su.checkCert(o.tls)); err != nil {
+		return err
+	}
+	if err := o.su.checkPeer(); err != nil {
 		return err
 	}
 	if err := o.repl.readFile(log); err != nil {
@@ -254,6 +265,32 @@ func (o *options) checkLogins(log *zap.Logger) error {
 		return errors.New("provided superuser name and replication user name are the same but provided passwords are different")
 	}
 	return nil
+}
+
+// checkPeer: by the socket a superuser without a password is whoever runs
+// PostgreSQL.
+func (l *login) checkPeer() error {
+	if !l.certified() || l.password != "" || l.file != "" {
+		return nil
+	}
+	if u, err := user.Current(); err != nil || u.Username != l.user {
+		return fmt.Errorf("--pg-su-auth-method cert without a password needs a superuser (--pg-su-username) with the name of the user who runs the keeper; give --pg-su-passwordfile")
+	}
+	return nil
+}
+
+// passwords reads the files again.
+func (o *options) passwords() (superuser, replication string, err error) {
+	su, repl, silent := o.su, o.repl, zap.NewNop()
+	for _, l := range []*login{&su, &repl} {
+		if err := errors.Join(l.readFile(silent), l.trim(silent)); err != nil {
+			return "", "", err
+		}
+	}
+	if su.user == repl.user && su.password != repl.password {
+		return "", "", errors.New("superuser and replication user are the same, but their new passwords are not")
+	}
+	return su.password, repl.password, nil
 }
 
 var programs = []string{"postgres", "initdb", "pg_basebackup", "pg_rewind"}

@@ -29,6 +29,7 @@ type options struct {
 	advertiseAddress, advertPort string
 	binPath                      string
 	repl, su                     login
+	tls                          tls
 	canBeMaster, canBeSync       bool
 	noLock, noAside              bool
 }
@@ -61,6 +62,7 @@ func command(stderr io.Writer) *cobra.Command {
 	fs.StringVar(&o.binPath, "pg-bin-path", "", "directory of PostgreSQL's programs (default found in $PATH)")
 	o.repl.add(fs, "repl", "replication user")
 	o.su.add(fs, "su", "superuser")
+	o.tls.add(fs)
 	fs.BoolVar(&o.canBeMaster, "can-be-master", true, "this keeper's db may become master")
 	fs.BoolVar(&o.canBeSync, "can-be-synchronous-replica", true, "this keeper's db may become a synchronous standby")
 	fs.BoolVar(&o.noLock, "disable-data-dir-locking", false, "do not lock the data directory; only where its file system has no locks")
@@ -78,6 +80,7 @@ func (o *options) run(ctx context.Context, d flagutil.Daemon) error {
 		keeper.CheckUser,
 		o.makeDataDir,
 		func() error { return o.checkAddresses(ctx, log) },
+		o.tls.check,
 		func() error { return o.checkLogins(log) },
 		func() error { return o.checkPrograms(ctx, log) },
 	} {
@@ -105,7 +108,8 @@ func (o *options) run(ctx context.Context, d flagutil.Daemon) error {
 		k, err := keeper.New(keeper.Options{
 			UID: o.uid, DataDir: o.dataDir, ListenAddress: o.listenAddress, Port: o.port,
 			AdvertiseAddress: o.advertiseAddress, AdvertisePort: o.advertPort,
-			Superuser: o.su.keeper(), Replication: o.repl.keeper(), CanBeMaster: o.canBeMaster, CanBeSynchronousReplica: o.canBeSync, ResyncWithoutAside: o.noAside,
+			Superuser: o.su.keeper(), Replication: o.repl.keeper(), SSLMode: o.tls.mode, SSLRootCert: o.tls.rootCert, Passwords: o.passwords,
+			CanBeMaster: o.canBeMaster, CanBeSynchronousReplica: o.canBeSync, ResyncWithoutAside: o.noAside,
 			Store: p.Store, Instance: instance, Files: keeper.NewFiles(o.dataDir), Clock: clock.Boot,
 			NewUID: daemon.NewUID, BootUUID: daemon.NewBootUUID(), Log: p.Log, Metrics: p.Metrics, StoreTimeout: o.StoreTimeout,
 		})

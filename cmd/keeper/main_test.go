@@ -91,7 +91,7 @@ func TestLogins(t *testing.T) {
 	}{
 		{"both with passwords", func(*options) {}, "", ""},
 		{"scram-sha-256 is a method", func(o *options) { o.repl.method, o.su.method = "scram-sha-256", "scram-sha-256" }, "", ""},
-		{"repl method", func(o *options) { o.repl.method = "password"; o.repl.user = "" }, "--pg-repl-auth-method must be one of: md5, scram-sha-256, trust", ""},
+		{"repl method", func(o *options) { o.repl.method = "password"; o.repl.user = "" }, "--pg-repl-auth-method must be one of: md5, scram-sha-256, cert, trust", ""},
 		{"repl user", func(o *options) { o.repl.user = "" }, "--pg-repl-username is required", ""},
 		{"repl trust", func(o *options) { trust(&o.repl) }, "", "not utilizing a password for the replication user"},
 		{"su trust", func(o *options) { trust(&o.su) }, "", "not utilizing a password for the superuser"},
@@ -99,7 +99,7 @@ func TestLogins(t *testing.T) {
 		{"su trust with file", func(o *options) { trust(&o.su); o.su.file = "x" }, "can not utilize --pg-su-auth-method trust together with --pg-su-password or --pg-su-passwordfile", ""},
 		{"no repl password", func(o *options) { o.repl.password = "" }, "one of --pg-repl-password or --pg-repl-passwordfile is required", ""},
 		{"two repl passwords", func(o *options) { o.repl.file = "x" }, "only one of --pg-repl-password or --pg-repl-passwordfile must be provided", ""},
-		{"su method", func(o *options) { o.su.method = "password" }, "--pg-su-auth-method must be one of: md5, scram-sha-256, trust", ""},
+		{"su method", func(o *options) { o.su.method = "password" }, "--pg-su-auth-method must be one of: md5, scram-sha-256, cert, trust", ""},
 		{"no su password", func(o *options) { o.su.password = "" }, "one of --pg-su-password or --pg-su-passwordfile is required", ""},
 		{"two su passwords", func(o *options) { o.su.file = "x" }, "only one of --pg-su-password or --pg-su-passwordfile must be provided", ""},
 		{"no such repl file", func(o *options) { o.repl.password, o.repl.file = "", "/nowhere/x" }, "cannot read pg replication user password: stat /nowhere/x", ""},
@@ -110,6 +110,24 @@ func TestLogins(t *testing.T) {
 		{"su password of newlines", func(o *options) { o.su.password = "\n\n" }, "superuser password is empty after removing trailing new line", "removing"},
 		{"repl password of newlines", func(o *options) { o.repl.password = "\n" }, "replication user password is empty after removing trailing new line", "removing"},
 		{"open file", func(o *options) { o.repl.password, o.repl.file = "", passwordFile(t, "r", 0o644) }, "", "password file permissions are too open"},
+		{"cert without a certificate", func(o *options) { o.repl.method = "cert" }, "--pg-repl-auth-method cert needs --pg-repl-sslcert and --pg-repl-sslkey", ""},
+		{"a certificate without a key", func(o *options) { o.tls.mode, o.su.cert = "require", passwordFile(t, "c", 0o644) }, "--pg-su-sslcert and --pg-su-sslkey belong together", ""},
+		{"a certificate without TLS", func(o *options) {
+			o.su.cert, o.su.key = passwordFile(t, "c", 0o644), passwordFile(t, "k", 0o600)
+		}, "--pg-su-sslcert needs --pg-sslmode require, verify-ca or verify-full", ""},
+		{"a key for everybody", func(o *options) {
+			o.tls.mode, o.su.cert, o.su.key = "require", passwordFile(t, "c", 0o644), passwordFile(t, "k", 0o644)
+		}, "which others can read; chmod 0600 it", ""},
+		{"no such key", func(o *options) {
+			o.tls.mode, o.su.cert, o.su.key = "require", passwordFile(t, "c", 0o644), "/nowhere/key"
+		}, "--pg-su-sslkey: open /nowhere/key", ""},
+		{"cert", func(o *options) {
+			o.tls.mode, o.su.method, o.su.cert, o.su.key = "require", "cert", passwordFile(t, "c", 0o644), passwordFile(t, "k", 0o600)
+		}, "", ""},
+		{"cert of a superuser who is nobody here", func(o *options) {
+			o.tls.mode, o.su.method, o.su.cert, o.su.key = "require", "cert", passwordFile(t, "c", 0o644), passwordFile(t, "k", 0o600)
+			o.su.password = ""
+		}, "give --pg-su-passwordfile", ""},
 		{"one user", func(o *options) { o.repl.user, o.repl.password = "su", "s" }, "", "superuser name and replication user name are the same"},
 		{"one user, two methods", func(o *options) { o.repl.user, o.repl.password, o.repl.method = "su", "s", "scram-sha-256" }, "do not support different auth methods when utilizing superuser for replication.", ""},
 		{"one user, two passwords", func(o *options) { o.repl.user = "su" }, "provided superuser name and replication user name are the same but provided passwords are different", ""},
@@ -130,6 +148,26 @@ func TestLogins(t *testing.T) {
 				t.Errorf("passwords %q and %q", o.repl.password, o.su.password)
 			}
 		})
+	}
+}
+
+func TestTLSFlags(t *testing.T) {
+	root := passwordFile(t, "x", 0o644)
+	for name, tt := range map[string]struct {
+		in  tls
+		err string
+	}{
+		"the default":            {tls{mode: "prefer"}, ""},
+		"verify-full":            {tls{mode: "verify-full", rootCert: root}, ""},
+		"no such mode":           {tls{mode: "on"}, "--pg-sslmode must be one of: disable, allow, prefer, require, verify-ca, verify-full"},
+		"nothing to verify by":   {tls{mode: "verify-ca"}, "--pg-sslmode verify-ca needs --pg-sslrootcert"},
+		"no such certificates":   {tls{mode: "require", rootCert: "/nowhere/ca"}, "--pg-sslrootcert: open /nowhere/ca"},
+		"the mode's case counts": {tls{mode: "Require"}, "--pg-sslmode must be one of"},
+	} {
+		err := tt.in.check()
+		if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
+			t.Errorf("%s: %v, want %q", name, err, tt.err)
+		}
 	}
 }
 

@@ -29,6 +29,7 @@ type appliedState struct {
 	config       *conf.Config // nil: not known
 	internalOnly bool
 	endChecked   bool
+	passwords    int    // version of the secrets that the roles have
 	short        string // db that ends before what it had reported
 	noted        uint64 // timeline that the cluster knows the db to have created
 	copied       string // db whose copy is complete but not recorded so
@@ -309,6 +310,7 @@ func (k *Keeper) rest(ctx context.Context, in decide.In, step decide.Step) time.
 	}
 	if step.Kind == decide.None && step.Why == "" {
 		k.metrics.synced(k.get())
+		k.renewRoles(ctx, in)
 		if err := k.saveOrigin(); err != nil {
 			k.tellOnce("origin", err.Error(), zap.WarnLevel, "cannot save local state", zap.Error(err))
 		}

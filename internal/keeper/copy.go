@@ -31,7 +31,8 @@ func (k *Keeper) initNew(ctx context.Context, step decide.Step) error {
 	if err := k.setAside(ctx); err != nil {
 		return err
 	}
-	initdb := postgresql.InitDB{Superuser: k.o.Superuser.User, Password: k.o.Superuser.Password}
+	secrets := k.get().secrets
+	initdb := postgresql.InitDB{Superuser: k.o.Superuser.User, Password: secrets.superuser.now}
 	if c := step.DB.Spec.NewConfig; c != nil {
 		initdb.Config = *c
 	}
@@ -49,10 +50,7 @@ func (k *Keeper) initNew(ctx context.Context, step decide.Step) error {
 	if err != nil {
 		return err
 	}
-	if err := k.o.Instance.SetRoles(ctx, postgresql.Roles{
-		Superuser: k.o.Superuser.User, SuperuserPassword: k.o.Superuser.Password,
-		Replication: k.o.Replication.User, ReplicationPassword: k.o.Replication.Password,
-	}); err != nil {
+	if err := k.o.Instance.SetRoles(ctx, k.roles(secrets)); err != nil {
 		return err
 	}
 	if err := k.stop(ctx); err != nil {
@@ -95,11 +93,10 @@ func (k *Keeper) resync(ctx context.Context, in decide.In, step decide.Step) err
 			return err
 		}
 	}
-	from := postgresql.Source{
+	from := k.asReplication(postgresql.Source{
 		Host: followed.Status.ListenAddress, Port: followed.Status.Port,
-		User: k.o.Replication.User, Password: k.o.Replication.Password,
 		ApplicationName: conf.ApplicationName(step.DB.UID), Slot: conf.SlotName(step.DB.UID),
-	}
+	})
 	if step.Rewind {
 		done, err := k.rewind(ctx, step, from)
 		if done || err != nil {
@@ -148,7 +145,7 @@ func (k *Keeper) copied(step decide.Step) error {
 // needed after all. A source that isn't there now is waited for: a copy would
 // need it too.
 func (k *Keeper) rewind(ctx context.Context, step decide.Step, from postgresql.Source) (bool, error) {
-	from.User, from.Password, from.Slot = k.o.Superuser.User, k.o.Superuser.Password, ""
+	from = k.asSuperuser(from)
 	if err := k.o.Instance.PrepareRewind(ctx, from); err != nil {
 		if errors.Is(err, postgresql.ErrCannotRewind) {
 			k.log.Warn("pg_rewind can't be used, copying everything", zap.Error(err))

@@ -218,6 +218,8 @@ func (f *fake) Needed(context.Context) (map[string]int, error) {
 }
 
 func (f *fake) Checkpoint(context.Context) error { return f.do("checkpoint", func() {}) }
+func (f *fake) SetPassword(now, before string)   {}
+
 func (f *fake) SetRoles(context.Context, postgresql.Roles) error {
 	return f.do("roles", func() {})
 }

@@ -63,6 +63,9 @@ type Instance interface {
 	Show(ctx context.Context, name string) (string, error)
 	// Checkpoint runs CHECKPOINT and waits for it.
 	Checkpoint(ctx context.Context) error
+	// SetPassword tells the superuser's password, and the one before to try too,
+	// for connections to this instance.
+	SetPassword(now, before string)
 	// SetRoles makes or updates the roles. It logs what it did in 0.17's words.
 	SetRoles(ctx context.Context, r postgresql.Roles) error
 	// Needed is what a standby must have at least, to start, of the parameters

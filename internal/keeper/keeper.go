@@ -87,6 +87,7 @@ type shared struct {
 	cutAt        time.Duration // when the route was last seen cut
 	// cancelStep ends a long step that the cluster data no longer wants: when
 	// it isn't stepFor any more.
+	secrets    secrets
 	cancelStep context.CancelFunc
 	stepFor    aim
 }
@@ -184,6 +185,10 @@ func New(o Options) (*Keeper, error) {
 		wakePublish:  make(chan struct{}, 1),
 	}
 	k.local = l
+	k.secrets = secrets{superuser: secret{now: o.Superuser.Password}, replication: secret{now: o.Replication.Password}}
+	if o.Replication.Password != "" {
+		k.passfile = filepath.Join(o.DataDir, replicationPassfile)
+	}
 	k.applied.internalOnly = l.door.ClosedFor != "" && l.door.ClosedFor == l.db.UID
 	if err := k.savePassfile(); err != nil {
 		return nil, err
@@ -203,6 +208,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	g.Go(func() error { k.convergeLoop(gctx); return nil })
 	g.Go(func() error { k.sampleLoop(gctx); return nil })
 	g.Go(func() error { k.publishLoop(gctx); return nil })
+	g.Go(func() error { k.passwordLoop(gctx); return nil })
 	// A step under way ends before the instance is stopped, so that it can't
 	// start it again.
 	err := g.Wait()
@@ -277,25 +283,17 @@ func (s shared) db() *cluster.DB {
 }
 
 func (k *Keeper) setup() decide.Setup {
-	login := func(l Login) decide.Login {
-		return decide.Login{User: l.User, Password: l.Password, Method: string(l.Method)}
+	login := func(l Login) conf.HBALogin {
+		return conf.HBALogin{User: l.User, Method: string(l.Method), Local: l.local()}
 	}
 	return decide.Setup{
 		DataDir: k.o.DataDir, ListenAddress: k.o.ListenAddress, Port: k.o.Port,
 		Superuser: login(k.o.Superuser), Replication: login(k.o.Replication), Passfile: k.passfile,
+		TLS: k.tls(k.o.Replication),
 	}
 }
 
-// savePassfile writes the replication password where only the keeper's user
-// reads it, for PostgreSQL's WAL receiver.
-func (k *Keeper) savePassfile() error {
-	l := k.o.Replication
-	if l.Password == "" {
-		return nil
-	}
-	k.passfile = filepath.Join(k.o.DataDir, replicationPassfile)
-	if err := k.o.Files.Save(replicationPassfile, []byte(conf.PassfileLine("*", "*", l.User, l.Password))); err != nil {
-		return fmt.Errorf("save %s: %w", replicationPassfile, err)
-	}
-	return nil
+// tls is how the role's connections to other instances are secured.
+func (k *Keeper) tls(l Login) conf.TLS {
+	return conf.TLS{Mode: k.o.SSLMode, RootCert: k.o.SSLRootCert, Cert: l.Cert, Key: l.Key}
 }

@@ -54,7 +54,7 @@ func (b *bench) start() {
 	began := time.Now()
 	k, err := New(Options{
 		UID: "keeper1", DataDir: "/data", ListenAddress: "host1", Port: "5432", AdvertiseAddress: "host1", AdvertisePort: "5432",
-		Superuser: Login{"postgres", "x", MD5}, Replication: Login{"repl", "y", MD5}, CanBeMaster: true, CanBeSynchronousReplica: true,
+		Superuser: Login{User: "postgres", Password: "x", Method: MD5}, Replication: Login{User: "repl", Password: "y", Method: MD5}, CanBeMaster: true, CanBeSynchronousReplica: true,
 		Store:    store.NewClient(b.server.Client("keeper1", b.hook), "stolon/cluster", "c"),
 		Instance: b.pg, Files: b.files, Clock: func() time.Duration { return time.Since(began) + time.Hour },
 		NewUID:   func() string { uids++; return fmt.Sprintf("%04d%04d", b.boots, uids) },

@@ -17,13 +17,29 @@ const (
 	Trust       AuthMethod = "trust"
 	MD5         AuthMethod = "md5"
 	ScramSHA256 AuthMethod = "scram-sha-256"
+	// Cert is a client certificate whose common name is the role's. By the
+	// socket the role has its password, or without one is the user that runs
+	// the keeper.
+	Cert AuthMethod = "cert"
 )
 
-// Login is a role of ours. Password is "" with Trust.
+// Login is a role of ours. Password is "" with Trust, and may be with Cert.
 type Login struct {
-	User     string
-	Password string
-	Method   AuthMethod
+	User      string
+	Password  string
+	Method    AuthMethod
+	Cert, Key string // paths of the certificate and key for other instances
+}
+
+// local is the method by the socket.
+func (l Login) local() string {
+	switch {
+	case l.Method != Cert:
+		return string(l.Method)
+	case l.Password != "":
+		return string(MD5) // which takes what is stored as SCRAM too
+	}
+	return "peer"
 }
 
 // Files is where a keeper keeps its local state: keeperstate, dbstate and what
@@ -36,14 +52,20 @@ type Files interface {
 
 // Options is what a Keeper needs; all parsed and read.
 type Options struct {
-	UID                     string // "" takes the saved one, or makes one
-	DataDir                 string // absolute; PostgreSQL lives in DataDir/postgres
-	ListenAddress           string // listen_addresses
-	Port                    string
-	AdvertiseAddress        string // how others reach the instance
-	AdvertisePort           string
-	Superuser               Login
-	Replication             Login
+	UID              string // "" takes the saved one, or makes one
+	DataDir          string // absolute; PostgreSQL lives in DataDir/postgres
+	ListenAddress    string // listen_addresses
+	Port             string
+	AdvertiseAddress string // how others reach the instance
+	AdvertisePort    string
+	Superuser        Login
+	Replication      Login
+	// SSLMode, "" for prefer, and SSLRootCert secure connections to other
+	// instances, as libpq's settings of these names. Where SSLMode asks for TLS,
+	// so does pg_hba.conf of both roles.
+	SSLMode, SSLRootCert string
+	// Passwords reads the passwords anew; nil: they never change.
+	Passwords               func() (superuser, replication string, err error)
 	CanBeMaster             bool
 	CanBeSynchronousReplica bool
 	// ResyncWithoutAside: where there is no room for both, the old data may go

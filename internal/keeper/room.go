@@ -14,7 +14,7 @@ import (
 // operator allows that, in its place. With neither it is refused before it
 // fills the disk.
 func (k *Keeper) makeRoom(ctx context.Context, from postgresql.Source) error {
-	from.User, from.Password = k.o.Superuser.User, k.o.Superuser.Password
+	from = k.asSuperuser(from)
 	s, err := k.o.Instance.Space(ctx, from)
 	if err != nil {
 		return err

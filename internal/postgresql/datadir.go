@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -204,7 +205,8 @@ func (i *Instance) stopped(what string) error {
 // conninfo is how PostgreSQL's programs reach the source. A connection to a
 // host that vanished ends within half a minute.
 func (s Source) conninfo(database string) string {
-	return conf.Conninfo(map[string]string{
+	values := s.TLS.Settings()
+	maps.Copy(values, map[string]string{
 		"application_name":    s.ApplicationName,
 		"connect_timeout":     "10",
 		"dbname":              database,
@@ -214,9 +216,9 @@ func (s Source) conninfo(database string) string {
 		"keepalives_interval": "5",
 		"options":             "-c synchronous_commit=local",
 		"port":                s.Port,
-		"sslmode":             "prefer",
 		"user":                s.User,
 	})
+	return conf.Conninfo(values)
 }
 
 // passfile is the password file for the source. It is never empty: without one

@@ -42,7 +42,8 @@ type Instance struct {
 
 	mu         sync.Mutex // never held across I/O or a wait
 	postmaster *postmaster
-	major      int // of the programs; 0 until asked
+	passwords  []string // of the superuser, to try one after the other
+	major      int      // of the programs; 0 until asked
 	minor      int
 }
 
@@ -63,12 +64,25 @@ func New(o Options) (*Instance, error) {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
-	i := &Instance{o: o, log: o.Log}
+	i := &Instance{o: o, log: o.Log, passwords: []string{o.SuperuserPassword}}
 	for _, s := range []**session{&i.asking, &i.working} {
 		var err error
-		if *s, err = o.localSession(); err != nil {
+		if *s, err = i.localSession(); err != nil {
 			return nil, err
 		}
 	}
 	return i, nil
+}
+
+// SetPassword is for connections that are made from now on.
+func (i *Instance) SetPassword(now, before string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.passwords = []string{now, before}
+}
+
+func (i *Instance) superuserPasswords() []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.passwords
 }

@@ -212,7 +212,7 @@ func (i *Instance) giveBackWAL(ctx context.Context, dir string, fork wal.LSN) er
 }
 
 func (i *Instance) checkpointSource(ctx context.Context, from Source) error {
-	s, err := newSession(from.Host, from.Port, from.User, from.Password, i.o.RequestTimeout)
+	s, err := from.session(i.o.RequestTimeout)
 	if err != nil {
 		return err
 	}

@@ -266,7 +266,7 @@ func (i *Instance) Reload(ctx context.Context, c conf.Config) error {
 // loadTime is when the postmaster last read its configuration. A connection
 // that was there before may not have followed it yet, a new one has.
 func (i *Instance) loadTime(ctx context.Context) (string, error) {
-	s, err := i.o.localSession()
+	s, err := i.localSession()
 	if err != nil {
 		return "", err
 	}

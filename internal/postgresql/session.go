@@ -1,6 +1,7 @@
 package postgresql
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -19,6 +20,8 @@ import (
 type session struct {
 	server pq.Config
 	turn   chan struct{} // holds a token while somebody has his turn
+	// passwords are tried one after the other; nil: server's only.
+	passwords func() []string
 
 	// Of the one that has his turn.
 	db   *sql.DB
@@ -27,13 +30,26 @@ type session struct {
 }
 
 // localSession connects by the socket. It needs no TLS there.
-func (o Options) localSession() (*session, error) {
+func (i *Instance) localSession() (*session, error) {
+	o := i.o
 	s, err := newSession(o.SocketDir, o.Port, o.Superuser, o.SuperuserPassword, o.RequestTimeout)
 	if err != nil {
 		return nil, err
 	}
 	s.server.SSLMode = pq.SSLModeDisable
+	s.passwords = i.superuserPasswords
 	return s, nil
+}
+
+// session connects to the source as its user.
+func (s Source) session(timeout time.Duration) (*session, error) {
+	out, err := newSession(s.Host, s.Port, s.User, s.Password, timeout)
+	if err != nil {
+		return nil, err
+	}
+	out.server.SSLMode = pq.SSLMode(cmp.Or(s.TLS.Mode, "prefer"))
+	out.server.SSLRootCert, out.server.SSLCert, out.server.SSLKey = s.TLS.RootCert, s.TLS.Cert, s.TLS.Key
+	return out, nil
 }
 
 // newSession makes a session that isn't connected yet. Its own writes never
@@ -109,8 +125,30 @@ func (s *session) try(ctx context.Context, f func(context.Context, *sql.Conn) er
 	return err
 }
 
+// open connects, with the first password that is taken.
 func (s *session) open(ctx context.Context) error {
-	connector, err := pq.NewConnectorConfig(s.server)
+	if s.passwords == nil {
+		return s.connect(ctx, s.server)
+	}
+	var err error
+	for _, password := range s.passwords() {
+		server := s.server
+		server.Password = password
+		if err = s.connect(ctx, server); !refused(err) {
+			break
+		}
+	}
+	return err
+}
+
+// refused reports whether the server would have nothing of this password.
+func refused(err error) bool {
+	var answer *pq.Error
+	return errors.As(err, &answer) && answer.Code.Class() == "28"
+}
+
+func (s *session) connect(ctx context.Context, server pq.Config) error {
+	connector, err := pq.NewConnectorConfig(server)
 	if err != nil {
 		return err
 	}

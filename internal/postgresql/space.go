@@ -37,7 +37,7 @@ func (i *Instance) Space(ctx context.Context, from Source) (Space, error) {
 	if s.Own, err = size(ctx, i.o.DataDir); err != nil {
 		return s, err
 	}
-	server, err := newSession(from.Host, from.Port, from.User, from.Password, i.o.RequestTimeout)
+	server, err := from.session(i.o.RequestTimeout)
 	if err != nil {
 		return s, err
 	}

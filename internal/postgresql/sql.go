@@ -40,7 +40,7 @@ func (i *Instance) Close() {
 
 // Show returns a setting as a new connection sees it.
 func (i *Instance) Show(ctx context.Context, name string) (string, error) {
-	s, err := i.o.localSession()
+	s, err := i.localSession()
 	if err != nil {
 		return "", err
 	}
@@ -57,7 +57,7 @@ func (i *Instance) Show(ctx context.Context, name string) (string, error) {
 
 // Checkpoint runs CHECKPOINT and waits for it.
 func (i *Instance) Checkpoint(ctx context.Context) error {
-	s, err := i.o.localSession()
+	s, err := i.localSession()
 	if err != nil {
 		return err
 	}

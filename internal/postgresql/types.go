@@ -2,6 +2,7 @@ package postgresql
 
 import (
 	"stolon/internal/cluster"
+	"stolon/internal/postgresql/conf"
 	"stolon/internal/postgresql/wal"
 )
 
@@ -105,4 +106,5 @@ type Source struct {
 	User, Password  string // Password "" with trust
 	ApplicationName string
 	Slot            string // for a base backup; "" for none
+	TLS             conf.TLS
 }

@@ -72,6 +72,8 @@ type Options struct {
 	Spec      Spec // nil is Quick(nil)
 	// Early is called before the first process but etcd starts.
 	Early func(*Cluster)
+	// Keeper is called for each keeper before it starts.
+	Keeper func(*Keeper)
 	// Flags that every process gets; by default --store-timeout=1s.
 	Flags []string
 	// Hurry doesn't wait: Start returns when all processes are started.
@@ -87,6 +89,7 @@ type Cluster struct {
 	Keepers   []*Keeper
 	Sentinels []*Sentinel
 	Proxies   []*Proxy
+	Password  string // of the superuser
 
 	t     testing.TB
 	flags []string
@@ -133,7 +136,7 @@ func (p *Proxy) UID() string { return uidIn(p.Process, "proxy uid") }
 
 // SQL is whoever the proxy leads to, as the superuser.
 func (p *Proxy) SQL() Server {
-	return Server{Port: p.Port, User: Superuser, Password: SuperuserPassword, t: p.t}
+	return Server{Port: p.Port, User: Superuser, Password: p.c.Password, t: p.t}
 }
 
 func uidIn(p *Process, msg string) string {
@@ -151,7 +154,7 @@ func uidIn(p *Process, msg string) string {
 // New starts an etcd and returns a cluster without processes.
 func New(t testing.TB) *Cluster {
 	t.Helper()
-	c := &Cluster{Name: "test", Dir: t.TempDir(), t: t, Etcd: servers.StartEtcd(t), flags: []string{"--store-timeout=1s"}}
+	c := &Cluster{Name: "test", Password: SuperuserPassword, Dir: t.TempDir(), t: t, Etcd: servers.StartEtcd(t), flags: []string{"--store-timeout=1s"}}
 	for role, password := range map[string]string{"su": SuperuserPassword, "repl": ReplicationPassword} {
 		if err := os.WriteFile(c.passwordFile(role), []byte(password), 0o600); err != nil {
 			t.Fatal(err)
@@ -191,7 +194,11 @@ func Start(t testing.TB, o Options) *Cluster {
 		c.AddSentinel(c.spec).Start()
 	}
 	for range o.Keepers {
-		c.AddKeeper().Start()
+		k := c.AddKeeper()
+		if o.Keeper != nil {
+			o.Keeper(k)
+		}
+		k.Start()
 	}
 	for range o.Proxies {
 		c.AddProxy().Start()
@@ -421,6 +428,18 @@ func (c *Cluster) AwaitMaster(timeout time.Duration, k *Keeper) {
 		return m != nil && m.Spec.KeeperUID == k.UID && m.Status.Healthy && m.Status.CurrentGeneration == m.Generation
 	})
 	k.SQL().AwaitQuery(timeout, "select pg_is_in_recovery()", "false")
+}
+
+// AwaitAnother waits until another keeper's db is master and routed, and
+// returns that keeper.
+func (c *Cluster) AwaitAnother(timeout time.Duration, than *Keeper) *Keeper {
+	c.t.Helper()
+	c.AwaitData(timeout, "another is master", func(cd *cluster.ClusterData) bool {
+		m := cd.Master()
+		return m != nil && m.Spec.KeeperUID != than.UID && cd.Proxy.Spec.MasterDBUID == m.UID
+	})
+	master, _ := c.Roles()
+	return master
 }
 
 // AwaitRoute waits until every proxy that runs leads to the keeper's instance.

@@ -71,7 +71,7 @@ func (k *Keeper) Restart() {
 
 // SQL is the instance, as the superuser.
 func (k *Keeper) SQL() Server {
-	return Server{Port: k.Port, User: Superuser, Password: SuperuserPassword, t: k.t}
+	return Server{Port: k.Port, User: Superuser, Password: k.c.Password, t: k.t}
 }
 
 // PGDir is PostgreSQL's data directory.

@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -23,12 +24,25 @@ type Server struct {
 	User     string
 	Password string
 
-	t testing.TB
+	mode string // sslmode, "" for disable
+	t    testing.TB
+}
+
+// As is the server as another user.
+func (s Server) As(user, password string) Server {
+	s.User, s.Password = user, password
+	return s
+}
+
+// TLS is the server over TLS.
+func (s Server) TLS() Server {
+	s.mode = "require"
+	return s
 }
 
 func (s Server) dsn() string {
 	password := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s.Password)
-	return fmt.Sprintf("host=127.0.0.1 port=%s user=%s password='%s' dbname=postgres sslmode=disable connect_timeout=5", s.Port, s.User, password)
+	return fmt.Sprintf("host=127.0.0.1 port=%s user=%s password='%s' dbname=postgres sslmode=%s connect_timeout=5", s.Port, s.User, password, cmp.Or(s.mode, "disable"))
 }
 
 // Try runs one statement on a new connection and returns its rows, columns

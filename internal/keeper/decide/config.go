@@ -13,20 +13,17 @@ import (
 
 const syncNames = "synchronous_standby_names"
 
-// Login is a role of stolon's. Password is "" with trust.
-type Login struct {
-	User, Password, Method string
-}
-
 // Setup is what the keeper was started with.
 type Setup struct {
 	DataDir                string
 	ListenAddress, Port    string
 	SocketDir              string
-	Superuser, Replication Login
+	Superuser, Replication conf.HBALogin
 	// Passfile holds the replication password for a standby's own connection;
 	// "" with trust.
 	Passfile string
+	// TLS secures that connection. Where it is required, so it is of others.
+	TLS conf.TLS
 }
 
 // Config is what the db's instance is configured with in mode. keepOut lets
@@ -135,7 +132,7 @@ func (in In) follow(db *cluster.DB) *conf.Recovery {
 	primary := conf.Primary{
 		Host: followed.Status.ListenAddress, Port: followed.Status.Port,
 		User: in.Own.Replication.User, Passfile: in.Own.Passfile,
-		ApplicationName: conf.ApplicationName(db.UID),
+		ApplicationName: conf.ApplicationName(db.UID), TLS: in.Own.TLS,
 	}
 	if in.syncsSlots() {
 		primary.Database = conf.SyncDatabase
@@ -165,8 +162,9 @@ func outside(f *cluster.FollowConfig) *conf.Recovery {
 
 func (in In) hba(db *cluster.DB, set cluster.Settings, keepOut bool) []string {
 	h := conf.HBAInput{
-		Superuser:    conf.HBALogin{User: in.Own.Superuser.User, Method: in.Own.Superuser.Method},
-		Replication:  conf.HBALogin{User: in.Own.Replication.User, Method: in.Own.Replication.Method},
+		Superuser:    in.Own.Superuser,
+		Replication:  in.Own.Replication,
+		TLSOnly:      in.Own.TLS.Required(),
 		Strict:       set.DefaultSUReplAccessMode == cluster.AccessStrict,
 		InternalOnly: keepOut,
 		Users:        db.Spec.PGHBA,

@@ -42,7 +42,7 @@ func world() In {
 		Seen: Seen{Initialized: true, SystemID: "7", Running: true, Checkpoint: 90, Timeline: 1, Answers: true, Primary: true, Position: 100,
 			InSync: []string{"db2"}, Slots: []Slot{{Name: "stolon_db2", Active: true}}},
 		Own: Own{KeeperUID: "keeper1", BootUUID: "boot1", BootSeen: true, State: DBState{UID: "db1", Generation: 5}, Origin: "c",
-			Setup: Setup{DataDir: "/data", ListenAddress: "host1", Port: "5432", Superuser: Login{"postgres", "x", "md5"}, Replication: Login{"repl", "y", "md5"}}},
+			Setup: Setup{DataDir: "/data", ListenAddress: "host1", Port: "5432", Superuser: conf.HBALogin{User: "postgres", Method: "md5"}, Replication: conf.HBALogin{User: "repl", Method: "md5"}}},
 	}
 	apply(&in, Primary, false)
 	return in
@@ -292,7 +292,6 @@ func TestNext(t *testing.T) {
 			return s.Mode == Parked && s.Config.Recovery.PrimaryConninfo == "" && s.Config.Recovery.TargetTimeline == "current" && !lets(s.Config) && s.Config.Parameters["wal_keep_size"] == mostWAL
 		}},
 		{"an old master that ends past the fork is rewound", m(func(in *In) { resync(in); ends(in, 101) }), Resync, func(s Step) bool { return s.Rewind && !s.Follow && s.FollowedDB == "db2" }},
-		{"also without a password", m(func(in *In) { resync(in); ends(in, 101); in.Own.Superuser.Password = "" }), Resync, func(s Step) bool { return s.Rewind }},
 		{"unless that is off", m(func(in *In) { resync(in); ends(in, 101); in.Data.DBs["db4"].Spec.UsePgrewind = false }), Resync, func(s Step) bool { return !s.Rewind && !s.Follow }},
 		{"one that ends at the fork follows", m(func(in *In) { resync(in); ends(in, 100) }), Resync, func(s Step) bool { return s.Follow }},
 		{"also where it has been begun", m(func(in *In) {

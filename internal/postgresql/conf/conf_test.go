@@ -188,6 +188,11 @@ func TestConninfo(t *testing.T) {
 		{"blank, quote and backslash", Primary{Host: "h", User: "r", Password: `a b'c\d`},
 			`host=h password=a\ b\'c\\d sslmode=prefer user=r`},
 	}
+	tests = append(tests, struct {
+		name string
+		p    Primary
+		want string
+	}{"TLS", Primary{Host: "h", User: "r", TLS: TLS{Mode: "verify-full", RootCert: "/ca", Cert: "/c", Key: "/k k"}}, `host=h sslcert=/c sslkey=/k\ k sslmode=verify-full sslrootcert=/ca user=r`})
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := tt.p.Conninfo(); got != tt.want {
@@ -228,7 +233,7 @@ func TestPassfileLineEscapesColonAndBackslash(t *testing.T) {
 }
 
 func TestHBA(t *testing.T) {
-	su, repl := HBALogin{"stolon", "trust"}, HBALogin{"repl", "md5"}
+	su, repl := HBALogin{User: "stolon", Method: "trust"}, HBALogin{User: "repl", Method: "md5"}
 	local := []string{"local postgres stolon trust", "local replication repl md5"}
 	everywhere := []string{
 		"host all stolon 0.0.0.0/0 trust", "host all stolon ::0/0 trust",
@@ -250,6 +255,13 @@ func TestHBA(t *testing.T) {
 				"host all stolon 192.168.0.3/32 trust", "host replication repl 192.168.0.3/32 md5",
 			}, users)},
 		{"KEEP-HBA-4: strict, standby", HBAInput{Superuser: su, Replication: repl, Strict: true}, slices.Concat(local, users)},
+		{"TLS only", HBAInput{Superuser: su, Replication: repl, TLSOnly: true, SlotSync: true, InternalOnly: true}, slices.Concat(local, []string{
+			"hostssl all stolon 0.0.0.0/0 trust", "hostssl all stolon ::0/0 trust",
+			"hostssl replication repl 0.0.0.0/0 md5", "hostssl replication repl ::0/0 md5",
+			"hostssl postgres repl 0.0.0.0/0 md5", "hostssl postgres repl ::0/0 md5",
+		})},
+		{"certificates", HBAInput{Superuser: HBALogin{User: "stolon", Method: "cert", Local: "peer"}, Replication: HBALogin{User: "repl", Method: "cert", Local: "md5"}, Strict: true, Others: []string{"::1"}, InternalOnly: true},
+			[]string{"local postgres stolon peer", "local replication repl md5", "hostssl all stolon ::1/128 cert", "hostssl replication repl ::1/128 cert"}},
 		{"internal only", HBAInput{Superuser: su, Replication: repl, Strict: true, InternalOnly: true, Users: []string{"x"}}, local},
 		{"strict takes IPv6 addresses and host names", HBAInput{Superuser: su, Replication: repl, Strict: true, InternalOnly: true,
 			Others: []string{"fd00::2", "db2.example.com", "samenet"}},
@@ -258,9 +270,9 @@ func TestHBA(t *testing.T) {
 				"host all stolon fd00::2/128 trust", "host replication repl fd00::2/128 md5",
 				`host all stolon "samenet" trust`, `host replication repl "samenet" md5`,
 			})},
-		{"names that mean something else are quoted", HBAInput{Superuser: HBALogin{"all", "scram-sha-256"}, Replication: HBALogin{`a "b",+`, "md5"}, InternalOnly: true, Strict: true},
+		{"names that mean something else are quoted", HBAInput{Superuser: HBALogin{User: "all", Method: "scram-sha-256"}, Replication: HBALogin{User: `a "b",+`, Method: "md5"}, InternalOnly: true, Strict: true},
 			[]string{`local postgres "all" scram-sha-256`, `local replication "a ""b"",+" md5`}},
-		{"a group sign is quoted", HBAInput{Superuser: HBALogin{"+dba", "md5"}, Replication: HBALogin{"re-pl", "md5"}, InternalOnly: true, Strict: true},
+		{"a group sign is quoted", HBAInput{Superuser: HBALogin{User: "+dba", Method: "md5"}, Replication: HBALogin{User: "re-pl", Method: "md5"}, InternalOnly: true, Strict: true},
 			[]string{`local postgres "+dba" md5`, `local replication re-pl md5`}},
 	}
 	for _, tt := range tests {
@@ -391,7 +403,7 @@ func TestHBAIsWhat017Wrote(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := Config{HBA: HBA(HBAInput{Superuser: HBALogin{"stolon", "trust"}, Replication: HBALogin{"repl", "trust"}})}
+	c := Config{HBA: HBA(HBAInput{Superuser: HBALogin{User: "stolon", Method: "trust"}, Replication: HBALogin{User: "repl", Method: "trust"}})}
 	if got := HBAFile(c); got != string(text) {
 		t.Errorf("HBAFile = %s\nwant %s", got, text)
 	}

@@ -1,6 +1,7 @@
 package conf
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -25,6 +26,28 @@ var conninfoEscaper = strings.NewReplacer(
 	`\`, `\\`, `'`, `\'`, " ", `\ `, "\n", "\\\n", "\r", "\\\r", "\t", "\\\t", "\f", "\\\f", "\v", "\\\v",
 )
 
+// TLS is how a connection to another instance is secured, in libpq's words.
+type TLS struct {
+	Mode      string // sslmode; "" is prefer
+	RootCert  string // path of the certificates that the server's is verified with
+	Cert, Key string // paths of the client's certificate and its key
+}
+
+// Settings are the words of a conninfo.
+func (t TLS) Settings() map[string]string {
+	return map[string]string{
+		"sslcert":     t.Cert,
+		"sslkey":      t.Key,
+		"sslmode":     cmp.Or(t.Mode, "prefer"),
+		"sslrootcert": t.RootCert,
+	}
+}
+
+// Required reports whether a connection without TLS is none.
+func (t TLS) Required() bool {
+	return t.Mode == "require" || t.Mode == "verify-ca" || t.Mode == "verify-full"
+}
+
 // Primary is a server that a standby follows, and as whom.
 type Primary struct {
 	Host, Port string
@@ -36,20 +59,22 @@ type Primary struct {
 	ApplicationName string
 	// Database is where a standby asks for logical slots; "" for none.
 	Database string
+	TLS      TLS
 }
 
 // Conninfo is the standby's primary_conninfo.
 func (p Primary) Conninfo() string {
-	return Conninfo(map[string]string{
+	values := p.TLS.Settings()
+	maps.Copy(values, map[string]string{
 		"application_name": p.ApplicationName,
 		"dbname":           p.Database,
 		"host":             p.Host,
 		"passfile":         p.Passfile,
 		"password":         p.Password,
 		"port":             p.Port,
-		"sslmode":          "prefer",
 		"user":             p.User,
 	})
+	return Conninfo(values)
 }
 
 // PassfileLine is a line of a libpq password file, for any database of the

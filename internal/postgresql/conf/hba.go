@@ -1,6 +1,7 @@
 package conf
 
 import (
+	"cmp"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -8,9 +9,25 @@ import (
 )
 
 // HBALogin is a role of stolon's and how PostgreSQL authenticates it: trust,
-// md5 or scram-sha-256.
+// md5, scram-sha-256 or, over TLS only, cert.
 type HBALogin struct {
 	User, Method string
+	// Local is the method by the socket; "" is Method.
+	Local string
+}
+
+// line is a line that lets the role into a database from an address.
+func (l HBALogin) line(database, address string, tlsOnly bool) string {
+	kind := "host"
+	if tlsOnly || l.Method == "cert" {
+		kind = "hostssl"
+	}
+	return strings.Join([]string{kind, database, hbaName(l.User), address, l.Method}, " ")
+}
+
+// local is the line that lets the role into a database by the socket.
+func (l HBALogin) local(database string) string {
+	return strings.Join([]string{"local", database, hbaName(l.User), cmp.Or(l.Local, l.Method)}, " ")
 }
 
 // HBAInput is what pg_hba.conf is made of.
@@ -25,6 +42,8 @@ type HBAInput struct {
 	// SlotSync lets the replication user into SyncDatabase too: standbys ask
 	// there for logical slots.
 	SlotSync bool
+	// TLSOnly lets stolon's roles in over TLS only.
+	TLSOnly bool
 	// InternalOnly keeps everybody else out.
 	InternalOnly bool
 	// Users are the pgHBA lines of the cluster spec; nil lets everybody in by
@@ -34,34 +53,27 @@ type HBAInput struct {
 
 // HBA returns the lines of pg_hba.conf.
 func HBA(in HBAInput) []string {
-	su, suMethod := hbaName(in.Superuser.User), in.Superuser.Method
-	repl, replMethod := hbaName(in.Replication.User), in.Replication.Method
-	lines := []string{
-		"local postgres " + su + " " + suMethod,
-		"local replication " + repl + " " + replMethod,
-	}
+	lines := []string{in.Superuser.local("postgres"), in.Replication.local("replication")}
+	addresses := []string{"0.0.0.0/0", "::0/0"}
 	if in.Strict {
-		var addresses []string
+		addresses = nil
 		for _, other := range slices.Compact(slices.Sorted(slices.Values(in.Others))) {
 			addresses = append(addresses, hbaAddress(other))
 		}
-		for _, a := range addresses {
-			lines = append(lines,
-				"host all "+su+" "+a+" "+suMethod,
-				"host replication "+repl+" "+a+" "+replMethod)
+		for _, a := range addresses { // in 0.17's order, which is another one here
+			lines = append(lines, in.Superuser.line("all", a, in.TLSOnly), in.Replication.line("replication", a, in.TLSOnly))
 		}
 	} else {
-		lines = append(lines,
-			"host all "+su+" 0.0.0.0/0 "+suMethod,
-			"host all "+su+" ::0/0 "+suMethod,
-			"host replication "+repl+" 0.0.0.0/0 "+replMethod,
-			"host replication "+repl+" ::0/0 "+replMethod)
+		for _, a := range addresses {
+			lines = append(lines, in.Superuser.line("all", a, in.TLSOnly))
+		}
+		for _, a := range addresses {
+			lines = append(lines, in.Replication.line("replication", a, in.TLSOnly))
+		}
 	}
 	if in.SlotSync {
-		for _, l := range slices.Clone(lines) {
-			if rest, ok := strings.CutPrefix(l, "host replication "); ok {
-				lines = append(lines, "host "+SyncDatabase+" "+rest)
-			}
+		for _, a := range addresses {
+			lines = append(lines, in.Replication.line(SyncDatabase, a, in.TLSOnly))
 		}
 	}
 	switch {

@@ -656,6 +656,8 @@ func (i *Instance) Checkpoint(ctx context.Context) error {
 	}
 }
 
+func (i *Instance) SetPassword(now, before string) {}
+
 func (i *Instance) SetRoles(ctx context.Context, r postgresql.Roles) error {
 	return i.ask(ctx, "roles", func(pm *postmaster) error {
 		if !pm.primary {
