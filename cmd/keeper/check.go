@@ -130,6 +130,31 @@ func (l *login) trim(log *zap.Logger) error {
 	return nil
 }
 
+// checkWALDir: the directory is there, because a missing one is a disk that is
+// not mounted.
+func (o *options) checkWALDir() error {
+	if o.walDir == "" {
+		return nil
+	}
+	abs, err := filepath.Abs(o.walDir)
+	if err != nil {
+		return fmt.Errorf("--wal-dir: %w", err)
+	}
+	o.walDir = abs
+	fi, err := os.Stat(abs)
+	switch {
+	case err != nil:
+		return fmt.Errorf("--wal-dir: %w; make it, and let the user who runs the keeper own it", err)
+	case !fi.IsDir():
+		return fmt.Errorf("--wal-dir %s is not a directory", abs)
+	case abs == o.dataDir || strings.HasPrefix(abs, filepath.Join(o.dataDir, "postgres")):
+		return fmt.Errorf("--wal-dir %s lies where the data is; name a directory outside of %s", abs, filepath.Join(o.dataDir, "postgres"))
+	case unix.Access(abs, unix.W_OK|unix.X_OK) != nil:
+		return fmt.Errorf("--wal-dir %s can't be written by user %d, who runs the keeper; chown it", abs, os.Geteuid())
+	}
+	return nil
+}
+
 func (o *options) needDataDir() error {
 	if o.dataDir == "" {
 		return errors.New("data dir required (--data-dir)")

@@ -27,7 +27,7 @@ type options struct {
 	uid, dataDir                 string
 	listenAddress, port          string
 	advertiseAddress, advertPort string
-	binPath                      string
+	binPath, walDir              string
 	repl, su                     login
 	tls                          tls
 	canBeMaster, canBeSync       bool
@@ -63,6 +63,7 @@ func command(stderr io.Writer) *cobra.Command {
 	o.repl.add(fs, "repl", "replication user")
 	o.su.add(fs, "su", "superuser")
 	o.tls.add(fs)
+	fs.StringVar(&o.walDir, "wal-dir", "", "directory for WAL, on a disk of its own: data directories that are made from now on have theirs in a directory below (default in the data directory)")
 	fs.BoolVar(&o.canBeMaster, "can-be-master", true, "this keeper's db may become master")
 	fs.BoolVar(&o.canBeSync, "can-be-synchronous-replica", true, "this keeper's db may become a synchronous standby")
 	fs.BoolVar(&o.noLock, "disable-data-dir-locking", false, "do not lock the data directory; only where its file system has no locks")
@@ -79,6 +80,7 @@ func (o *options) run(ctx context.Context, d flagutil.Daemon) error {
 		o.Check,
 		keeper.CheckUser,
 		o.makeDataDir,
+		o.checkWALDir,
 		func() error { return o.checkAddresses(ctx, log) },
 		o.tls.check,
 		func() error { return o.checkLogins(log) },
@@ -122,7 +124,7 @@ func (o *options) run(ctx context.Context, d flagutil.Daemon) error {
 
 func (o *options) instance(log *zap.Logger) (*postgresql.Instance, error) {
 	return postgresql.New(postgresql.Options{
-		DataDir: filepath.Join(o.dataDir, "postgres"), BinDir: o.binPath, Port: o.port,
+		DataDir: filepath.Join(o.dataDir, "postgres"), BinDir: o.binPath, WALDir: o.walDir, Port: o.port,
 		Superuser: o.su.user, SuperuserPassword: o.su.password, Log: log,
 	})
 }

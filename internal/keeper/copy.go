@@ -109,7 +109,8 @@ func (k *Keeper) resync(ctx context.Context, in decide.In, step decide.Step) err
 		return err
 	}
 	if !swapped {
-		if err := k.makeRoom(ctx, from); err != nil {
+		from, err := k.makeRoom(ctx, from)
+		if err != nil {
 			return err
 		}
 		if err := k.o.Instance.BaseBackup(ctx, from, func(line string) {

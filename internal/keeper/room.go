@@ -12,28 +12,28 @@ import (
 
 // makeRoom sees to it that a copy has room beside the old data, or, where the
 // operator allows that, in its place. With neither it is refused before it
-// fills the disk.
-func (k *Keeper) makeRoom(ctx context.Context, from postgresql.Source) error {
-	from = k.asSuperuser(from)
-	s, err := k.o.Instance.Space(ctx, from)
+// fills the disk. It returns what the copy must know of the source.
+func (k *Keeper) makeRoom(ctx context.Context, from postgresql.Source) (postgresql.Source, error) {
+	s, err := k.o.Instance.Space(ctx, k.asSuperuser(from))
 	if err != nil {
-		return err
+		return from, err
 	}
+	from.Tablespaces = s.Tablespaces
 	removeFirst, why := room(s, k.o.ResyncWithoutAside)
 	k.set(func(s *shared) { s.refuses = why }) // "stolonctl status" shows it
 	if why != "" {
 		wake(k.wakePublish)
-		return errors.New(why)
+		return from, errors.New(why)
 	}
 	if !removeFirst {
-		return nil
+		return from, nil
 	}
 	k.log.Warn("removing the old data directory before the copy is made, as --resync-without-aside allows",
 		zap.Uint64("needed", s.Needed), zap.Uint64("free", s.Free), zap.Uint64("old", s.Own))
 	if err := k.o.Instance.SetAside(ctx); err != nil {
-		return err
+		return from, err
 	}
-	return k.o.Instance.DropAside(ctx)
+	return from, k.o.Instance.DropAside(ctx)
 }
 
 // room tells whether the old data must be removed before a copy is made, and

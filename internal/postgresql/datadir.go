@@ -34,6 +34,9 @@ func (i *Instance) InitDB(ctx context.Context, o InitDB) error {
 		}
 		args = append(args, "--pwfile", secretPath)
 	}
+	if i.o.WALDir != "" {
+		args = append(args, "--waldir", ownDir(i.o.WALDir))
+	}
 	if o.Config.Locale != "" {
 		args = append(args, "--locale", o.Config.Locale)
 	}
@@ -48,7 +51,7 @@ func (i *Instance) InitDB(ctx context.Context, o InitDB) error {
 		p.secret = o.Password + "\n"
 	}
 	if err := i.run(ctx, p); err != nil {
-		return errors.Join(err, os.RemoveAll(i.o.DataDir))
+		return errors.Join(err, i.remove(context.WithoutCancel(ctx), i.o.DataDir))
 	}
 	return syncDir(filepath.Dir(i.o.DataDir))
 }
@@ -75,7 +78,7 @@ func (i *Instance) BaseBackup(ctx context.Context, from Source, progress func(st
 	if err := i.stopped("base backup"); err != nil {
 		return err
 	}
-	if err := remove(ctx, i.newDir()); err != nil { // of an attempt that was interrupted
+	if err := i.remove(ctx, i.newDir()); err != nil { // of an attempt that was interrupted
 		return err
 	}
 	passfile, err := from.passfile()
@@ -83,6 +86,11 @@ func (i *Instance) BaseBackup(ctx context.Context, from Source, progress func(st
 		return err
 	}
 	args := []string{"-v", "-P", "-Xs", "--no-password", "--checkpoint=fast", "-D", i.newDir(), "-d", from.conninfo("")}
+	more, err := i.elsewhere(ctx, from)
+	if err != nil {
+		return err
+	}
+	args = append(args, more...)
 	if from.Slot != "" {
 		args = append(args, "--slot", from.Slot)
 	}
@@ -115,7 +123,7 @@ func (i *Instance) BaseBackup(ctx context.Context, from Source, progress func(st
 	if err := os.Rename(i.newDir(), i.o.DataDir); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(i.o.DataDir))
+	return errors.Join(removeFile(i.madeFile()), syncDir(filepath.Dir(i.o.DataDir)))
 }
 
 // SetAside moves the data directory aside, replacing one set aside before. A
@@ -142,9 +150,9 @@ func (i *Instance) SetAside(ctx context.Context) error {
 		return err
 	}
 	if !complete && (exists(i.asideDir()) || empty) {
-		return remove(ctx, i.o.DataDir)
+		return i.remove(ctx, i.o.DataDir)
 	}
-	if err := remove(ctx, i.asideDir()); err != nil {
+	if err := i.remove(ctx, i.asideDir()); err != nil {
 		return err
 	}
 	if err := os.Rename(i.o.DataDir, i.asideDir()); err != nil {
@@ -155,15 +163,16 @@ func (i *Instance) SetAside(ctx context.Context) error {
 
 // DropAside removes the directory that was set aside.
 func (i *Instance) DropAside(ctx context.Context) error {
-	return remove(ctx, i.asideDir())
+	return i.remove(ctx, i.asideDir())
 }
 
 // remove removes a directory with all that is in it. It goes by another name
 // from the first moment, so that what is left of it after an interruption is
-// never taken for data.
-func remove(ctx context.Context, dir string) error {
+// never taken for data. What it has elsewhere goes too.
+func (i *Instance) remove(ctx context.Context, dir string) error {
 	doomed := dir + ".removed"
-	if err := removeAll(ctx, doomed); err != nil { // of an attempt that was interrupted
+	end := func() error { return errors.Join(i.removeLinked(ctx, doomed), removeAll(ctx, doomed)) }
+	if err := end(); err != nil { // of an attempt that was interrupted
 		return err
 	}
 	if err := os.Rename(dir, doomed); errors.Is(err, fs.ErrNotExist) {
@@ -171,7 +180,7 @@ func remove(ctx context.Context, dir string) error {
 	} else if err != nil {
 		return err
 	}
-	return removeAll(ctx, doomed)
+	return end()
 }
 
 // removeAll is os.RemoveAll that ends with ctx.

@@ -19,7 +19,10 @@ import (
 // Options is what an Instance needs.
 type Options struct {
 	DataDir string // PGDATA, absolute: <data-dir>/postgres
-	BinDir  string // of the programs; "" looks in $PATH
+	// WALDir holds the WAL of data directories that are made from now on, in a
+	// directory for each; "" is the data directory itself.
+	WALDir string
+	BinDir string // of the programs; "" looks in $PATH
 	// SocketDir holds the socket that the keeper connects by; "" is /tmp.
 	SocketDir         string
 	Port              string

@@ -16,7 +16,7 @@ func (i *Instance) Restore(ctx context.Context, command string, progress func(st
 	if err := i.stopped("restore"); err != nil {
 		return err
 	}
-	if err := remove(ctx, i.o.DataDir); err != nil {
+	if err := i.remove(ctx, i.o.DataDir); err != nil {
 		return err
 	}
 	if err := os.Mkdir(i.o.DataDir, 0o700); err != nil {

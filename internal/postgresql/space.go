@@ -19,6 +19,8 @@ type Space struct {
 	Needed uint64 // by the copy
 	Free   uint64
 	Own    uint64 // that the present data directory takes
+	// Tablespaces of the source that lie outside of its data directory.
+	Tablespaces []string
 }
 
 // Space tells what a copy of the source needs, which is asked as a superuser.
@@ -42,6 +44,10 @@ func (i *Instance) Space(ctx context.Context, from Source) (Space, error) {
 		return s, err
 	}
 	err = i.ask(ctx, server, func(ctx context.Context, c *sql.Conn) error {
+		var err error
+		if s.Tablespaces, err = tablespaces(ctx, c); err != nil {
+			return err
+		}
 		return c.QueryRowContext(ctx, "select (select sum(pg_database_size(oid)) from pg_database)::bigint").Scan(&s.Needed)
 	})
 	server.close()

@@ -107,4 +107,6 @@ type Source struct {
 	ApplicationName string
 	Slot            string // for a base backup; "" for none
 	TLS             conf.TLS
+	// Tablespaces are where the source has its own, as Space tells.
+	Tablespaces []string
 }
