@@ -90,6 +90,8 @@ type plan struct {
 	proxies   int
 	clients   int
 	outside   bool          // it is a standby cluster at first
+	noMaster  string        // the keeper that can't be master, "" for none
+	noSync    string        // and the one that can't be synchronous
 	faults    time.Duration // how long there are faults
 	heal      time.Duration // how long the cluster has to come round after them
 	settings  cluster.Spec
@@ -134,6 +136,10 @@ func planFor(seed uint64) plan {
 		most = 2
 	}
 	p.settings.MinSynchronousStandbys, p.settings.MaxSynchronousStandbys = &least, &most
+	if able := dice(seed).of("abilities"); p.keepers > 2 && able.chance(20) {
+		some := []*string{&p.noMaster, &p.noSync}
+		*some[able.intN(2)] = fmt.Sprintf("keeper%d", 1+able.intN(p.keepers))
+	}
 	if follows := dice(seed).of("standby cluster"); follows.chance(7) {
 		p.followOutside()
 	}
@@ -427,7 +433,7 @@ func (s *sim) bootKeeper(p *proc) error {
 		UID: p.name, DataDir: "/data/" + p.name, ListenAddress: host(p.n), Port: pgPort, AdvertiseAddress: host(p.n), AdvertisePort: pgPort,
 		Superuser:   keeper.Login{User: "su", Password: "x", Method: keeper.MD5},
 		Replication: keeper.Login{User: "repl", Password: "x", Method: keeper.MD5},
-		CanBeMaster: true, CanBeSynchronousReplica: true,
+		CanBeMaster: p.name != s.plan.noMaster, CanBeSynchronousReplica: p.name != s.plan.noSync,
 		Store: p.store(), Instance: door{p, inst}, Files: files{p, disk}, Clock: p.clockOf(), NewUID: p.uid,
 		BootUUID: p.id, Log: s.log.Named(p.id), StoreTimeout: storeTimeout,
 	})

@@ -284,10 +284,27 @@ func (t *truth) newData(cd *cluster.ClusterData) {
 	} else if master != nil && route != "" && route != oldRoute {
 		t.mustHold(master.Spec.KeeperUID, true, "routed")
 	}
+	t.checkAbilities(cd)
 	t.checkSync(cd)
 	t.noteWaits(cd)
 	if old != nil {
 		t.s.occasions(old, cd)
+	}
+}
+
+// checkAbilities: nobody is made what its keeper can't be.
+func (t *truth) checkAbilities(cd *cluster.ClusterData) {
+	master := cd.Master()
+	if master == nil {
+		return
+	}
+	if master.Spec.KeeperUID == t.s.plan.noMaster {
+		t.fail("S2: %s is master, which it can't be", master.Spec.KeeperUID)
+	}
+	for _, uid := range master.Spec.SynchronousStandbys {
+		if db := cd.DBs[uid]; db != nil && db.Spec.KeeperUID == t.s.plan.noSync {
+			t.fail("S10: commits wait for %s, which can't be synchronous", db.Spec.KeeperUID)
+		}
 	}
 }
 
