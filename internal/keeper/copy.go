@@ -32,7 +32,7 @@ func (k *Keeper) initNew(ctx context.Context, step decide.Step) error {
 		return err
 	}
 	secrets := k.get().secrets
-	initdb := postgresql.InitDB{Superuser: k.o.Superuser.User, Password: secrets.superuser.now}
+	initdb := postgresql.InitDB{Superuser: k.o.Superuser.User, Password: secrets.superuser.now, Scram: k.o.Superuser.Method == ScramSHA256}
 	if c := step.DB.Spec.NewConfig; c != nil {
 		initdb.Config = *c
 	}

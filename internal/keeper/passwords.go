@@ -155,5 +155,7 @@ func (k *Keeper) roles(s secrets) postgresql.Roles {
 	return postgresql.Roles{
 		Superuser: k.o.Superuser.User, SuperuserPassword: s.superuser.now,
 		Replication: k.o.Replication.User, ReplicationPassword: s.replication.now,
+		// md5 in pg_hba.conf takes them too.
+		Scram: k.o.Superuser.Method == ScramSHA256 || k.o.Replication.Method == ScramSHA256,
 	}
 }

@@ -34,6 +34,9 @@ func (i *Instance) InitDB(ctx context.Context, o InitDB) error {
 		}
 		args = append(args, "--pwfile", secretPath)
 	}
+	if o.Scram {
+		args = append(args, "--auth=scram-sha-256") // what it says of pg_hba.conf is replaced
+	}
 	if i.o.WALDir != "" {
 		args = append(args, "--waldir", ownDir(i.o.WALDir))
 	}

@@ -145,6 +145,9 @@ func (i *Instance) setRoles(ctx context.Context, tx *sql.Tx, r Roles) (done []fu
 		"set local log_min_duration_statement = -1",
 		"set local log_min_error_statement = 'panic'",
 	}
+	if r.Scram {
+		statements = append(statements, "set local password_encryption = 'scram-sha-256'")
+	}
 	if r.Superuser == r.Replication {
 		statements = append(statements, "alter role "+pq.QuoteIdentifier(r.Superuser)+" with login replication"+password(r.SuperuserPassword))
 		done = append(done, func() { i.log.Info("replication role added to superuser") })

@@ -82,6 +82,7 @@ type Slot struct {
 type InitDB struct {
 	Superuser string
 	Password  string // "" for trust
+	Scram     bool   // store the password as SCRAM-SHA-256, whatever the version's default
 	Config    cluster.NewConfig
 }
 
@@ -89,6 +90,7 @@ type InitDB struct {
 type Roles struct {
 	Superuser, SuperuserPassword     string
 	Replication, ReplicationPassword string
+	Scram                            bool // store passwords as SCRAM-SHA-256, whatever password_encryption says
 }
 
 // StopMode is pg_ctl's -m.

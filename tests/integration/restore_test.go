@@ -99,13 +99,19 @@ func restoreInto(t *testing.T, c *harness.Cluster, backup, archive string, more 
 	awaitNormal(c, old)
 }
 
+// archiveAll waits until all that was written is in the archive.
+func archiveAll(k *harness.Keeper) {
+	last := k.SQL().Query("select pg_walfile_name(pg_current_wal_lsn())")
+	k.SQL().Query("select pg_switch_wal()")
+	k.SQL().AwaitQuery(30*time.Second, "select failed_count = 0 and coalesce(last_archived_wal >= '"+last+"', false) from pg_stat_archiver", "true")
+}
+
 // PITR-1: a backup is restored and recovers all that the archive has.
 func TestABackupIsRestored(t *testing.T) {
 	t.Parallel()
 	c, backup, archive := archived(t)
 	k := c.Keepers[0]
-	k.SQL().Query("select pg_switch_wal()")
-	k.SQL().AwaitQuery(30*time.Second, "select failed_count = 0 and last_archived_wal is not null and last_archived_wal >= pg_walfile_name(pg_current_wal_lsn() - 1) from pg_stat_archiver", "true")
+	archiveAll(k)
 	restoreInto(t, c, backup, archive, nil)
 	c.AwaitMaster(30*time.Second, k)
 	k.SQL().AwaitQuery(30*time.Second, "select string_agg(n::text, ',' order by n) from rows", "1,2")
@@ -126,8 +132,7 @@ func TestABackupIsRestoredAsOfATime(t *testing.T) {
 	then := k.SQL().Query("select (clock_timestamp() + interval '100 ms')::text")
 	k.SQL().AwaitQuery(10*time.Second, "select clock_timestamp() > '"+then+"'::timestamptz", "true")
 	k.SQL().Query("insert into rows values (3)")
-	k.SQL().Query("select pg_switch_wal()")
-	k.SQL().AwaitQuery(30*time.Second, "select failed_count = 0 and last_archived_wal is not null and last_archived_wal >= pg_walfile_name(pg_current_wal_lsn() - 1) from pg_stat_archiver", "true")
+	archiveAll(k)
 	restoreInto(t, c, backup, archive, harness.Spec{"recoveryTargetSettings": harness.Spec{"recoveryTargetTime": then}})
 	k.SQL().AwaitQuery(30*time.Second, "select string_agg(n::text, ',' order by n) from rows", "1,2")
 	k.SQL().Query("insert into rows values (4)")

@@ -67,7 +67,7 @@ func TestConnectionsBetweenInstancesAreVerified(t *testing.T) {
 	app := next.SQL().As("app", "app")
 	harness.Await(t, soon, "nobody comes in without TLS", func() (string, bool) {
 		out, err := app.Try(soon, "select 1")
-		return fmt.Sprint(out, err), err != nil && strings.Contains(err.Error(), "no encryption")
+		return fmt.Sprint(out, err), err != nil && strings.Contains(err.Error(), "no pg_hba.conf entry")
 	})
 	app.TLS().AwaitQuery(soon, "select 1", "1")
 }
@@ -108,7 +108,7 @@ func TestPasswordsAreChangedWhileRunning(t *testing.T) {
 			"--pg-su-auth-method=scram-sha-256", "--pg-repl-auth-method=scram-sha-256",
 			"--pg-su-passwordfile=" + k.DataDir + ".su", "--pg-repl-passwordfile=" + k.DataDir + ".repl",
 		}
-	}, Spec: harness.Quick(harness.Spec{"pgParameters": harness.Parameters(map[string]string{"password_encryption": "scram-sha-256"})})})
+	}})
 	master, standbys := c.Roles()
 	pids := map[*harness.Keeper]int{}
 	for _, k := range c.Keepers {
