@@ -50,6 +50,7 @@ var always = map[string]uint64{
 	"deadline from the answer":           1,
 	"frozen clock":                       60,
 	"known without generation":           1,
+	"list after promotion":               1,
 	"no checkpoint":                      1,
 	"parallel promotion":                 200,
 	"standby cluster with a primary":     1,
@@ -208,6 +209,24 @@ var plants = map[string]plant{
 			return changed{Instance: i, config: func(c conf.Config) conf.Config {
 				told = ""
 				if c.Parameters["synchronous_standby_names"] != conf.FakeStandby {
+					return c
+				}
+				told = conf.FakeStandby
+				return withSyncNames(c, "")
+			}, shown: &told}
+		},
+	},
+
+	// K5: the list is written once it is a primary, as 0.17 does: until then
+	// the instance waits for nobody.
+	"list after promotion": {
+		caught: []string{"I3", "I4", "I11", "K5"},
+		plan:   synchronous(1, 1),
+		instance: func(p *proc, i keeper.Instance) keeper.Instance {
+			told := "" // what the keeper shall believe
+			return changed{Instance: i, config: func(c conf.Config) conf.Config {
+				told = ""
+				if c.Recovery == nil || c.Parameters["synchronous_standby_names"] != conf.FakeStandby {
 					return c
 				}
 				told = conf.FakeStandby
