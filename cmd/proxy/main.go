@@ -28,6 +28,7 @@ type options struct {
 	listenAddress, port   string
 	stopListening         bool
 	idle, count, interval int
+	hold                  time.Duration
 }
 
 // run returns the exit code.
@@ -50,6 +51,7 @@ func command(stderr io.Writer) *cobra.Command {
 	fs.StringVar(&o.listenAddress, "listen-address", "127.0.0.1", "address to listen on for clients; an IPv6 one without brackets")
 	fs.StringVar(&o.port, "port", "5432", "port to listen on for clients")
 	fs.BoolVar(&o.stopListening, "stop-listening", true, "stop listening while the store can't be reached for longer than proxyTimeout")
+	fs.DurationVar(&o.hold, "hold-timeout", 30*time.Second, "how long clients wait while there is no master that can be reached, before they get an error; 0 not at all")
 	fs.IntVar(&o.idle, "tcp-keepalive-idle", 0, "seconds of silence before a client is probed; 0 is the system's default")
 	fs.IntVar(&o.count, "tcp-keepalive-count", 0, "unanswered probes before a client is given up; 0 is the system's default")
 	fs.IntVar(&o.interval, "tcp-keepalive-interval", 0, "seconds between probes of a client; 0 is the system's default")
@@ -61,6 +63,8 @@ func (o *options) run(ctx context.Context, d flagutil.Daemon) error {
 		return err
 	}
 	switch {
+	case o.hold < 0:
+		return errors.New("--hold-timeout must be 0 or more, such as 30s")
 	case o.idle < 0:
 		return errors.New("tcp keepalive idle value must be greater or equal to 0")
 	case o.count < 0:
@@ -70,7 +74,7 @@ func (o *options) run(ctx context.Context, d flagutil.Daemon) error {
 	}
 	return d.Run(ctx, &o.Common, func(ctx context.Context, p flagutil.Parts) error {
 		px, err := proxy.New(proxy.Options{
-			UID: daemon.NewUID(), ListenAddress: o.listenAddress, Port: o.port, StopListening: o.stopListening, KeepAlive: o.keepAlive(),
+			UID: daemon.NewUID(), ListenAddress: o.listenAddress, Port: o.port, StopListening: o.stopListening, KeepAlive: o.keepAlive(), HoldTimeout: o.hold,
 			Store: p.Store, Clock: clock.Boot, NewUID: daemon.NewUID, Log: p.Log, Metrics: p.Metrics, StoreTimeout: o.StoreTimeout,
 		})
 		if err != nil {

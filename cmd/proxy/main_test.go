@@ -22,6 +22,7 @@ func TestBadCommandLines(t *testing.T) {
 		{append(cluster, "--tcp-keepalive-idle=-1"), "tcp keepalive idle value must be greater or equal to 0"},
 		{append(cluster, "--tcp-keepalive-count=-1"), "tcp keepalive count value must be greater or equal to 0"},
 		{append(cluster, "--tcp-keepalive-interval=-1"), "tcp keepalive interval value must be greater or equal to 0"},
+		{append(cluster, "--hold-timeout=-1s"), "--hold-timeout must be 0 or more, such as 30s"},
 		{append(cluster, "--store-endpoints", "ftp://a"), "cannot create kv store: endpoints scheme must be http or https"},
 		{append(cluster, "--metrics-listen-address", "nonsense"), "--metrics-listen-address nonsense"},
 	}

@@ -19,6 +19,7 @@ type Options struct {
 	Port          string
 	StopListening bool                // close the listening socket when the deadline has passed
 	KeepAlive     net.KeepAliveConfig // of client connections
+	HoldTimeout   time.Duration       // how long clients wait for a master; 0 not at all
 
 	// Listen, Dial and Resolve default to those of package net.
 	Listen  func(ctx context.Context, address string) (net.Listener, error)

@@ -78,6 +78,8 @@ func New(o Options) (*Proxy, error) {
 		return nil, errors.New("proxy: Store, Clock, NewUID and Log are required")
 	case o.StoreTimeout <= 0:
 		return nil, errors.New("proxy: StoreTimeout must be positive")
+	case o.HoldTimeout < 0:
+		return nil, errors.New("proxy: HoldTimeout must not be negative")
 	}
 	if o.Listen == nil {
 		o.Listen = listen
@@ -91,7 +93,9 @@ func New(o Options) (*Proxy, error) {
 	defaults := decide.Look(nil, nil, o.UID)
 	p := &Proxy{
 		o: o, log: o.Log,
-		fwd:      forward.New(forward.Options{Clock: o.Clock, Dial: o.Dial, KeepAlive: o.KeepAlive, Log: o.Log}),
+		fwd: forward.New(forward.Options{
+			Clock: o.Clock, Dial: o.Dial, KeepAlive: o.KeepAlive, HoldTimeout: o.HoldTimeout, Log: o.Log,
+		}),
 		interval: defaults.Interval,
 		timeout:  defaults.Timeout,
 		expired:  true,

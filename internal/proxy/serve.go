@@ -77,6 +77,10 @@ func (p *Proxy) register(r prometheus.Registerer) error {
 			Name: "stolon_proxy_connections",
 			Help: "Client connections being served.",
 		}, func() float64 { return float64(p.fwd.Open()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "stolon_proxy_connections_held",
+			Help: "Client connections that wait for a master.",
+		}, func() float64 { return float64(p.fwd.Held()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "stolon_proxy_connections_accepted_total",
 			Help: "Client connections accepted.",

@@ -459,7 +459,7 @@ func (s *sim) bootSentinel(p *proc) error {
 
 func (s *sim) bootProxy(p *proc) error {
 	x, err := proxy.New(proxy.Options{
-		UID: p.uid(), ListenAddress: p.name, Port: proxyPort, StopListening: p.n == 2,
+		UID: p.uid(), ListenAddress: p.name, Port: proxyPort, StopListening: p.n == 2, HoldTimeout: time.Duration(p.n-1) * 5 * time.Second,
 		Listen:  p.listen,
 		Dial:    p.dial,
 		Resolve: func(ctx context.Context, host string) (string, error) { return host, nil },

@@ -7,8 +7,6 @@ import (
 	"net"
 	"sync"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 // pair is a client with its connection to the master.
@@ -19,7 +17,7 @@ type pair struct {
 	cancel context.CancelFunc
 
 	mu     sync.Mutex
-	client net.Conn
+	client net.Conn // nil until the master is dialled: a cut leaves it alone until then
 	server net.Conn // nil until dialled
 	closed bool
 }
@@ -32,38 +30,27 @@ func (f *Forwarder) serve(client net.Conn) {
 		// A client that is already gone is found out by reading from it.
 		_ = c.SetKeepAliveConfig(f.o.KeepAlive)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
-	defer cancel()
-	p := &pair{f: f, client: client, cancel: cancel}
-	target, ok := f.register(p)
-	if !ok {
-		client.Close()
+	p, why := f.lead(client)
+	if p == nil {
+		refuse(client, why)
 		return
 	}
 	defer f.forget(p)
-	server, err := f.o.Dial(ctx, target)
-	if err != nil {
-		f.o.Log.Debug("cannot reach the master", zap.String("address", target), zap.Error(err))
-		p.close()
-		return
-	}
-	if p.attach(server) {
-		p.move()
-	}
+	p.move()
 }
 
-// register notes a client before its master is dialled, so that a cut finds it.
-func (f *Forwarder) register(p *pair) (target string, ok bool) {
+// register notes a pair before its master is dialled, so that a cut finds it.
+// It returns nil when clients are led nowhere.
+func (f *Forwarder) register(cancel context.CancelFunc) (p *pair, target string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.target == "" || !f.InTime() {
-		return "", false
+		return nil, ""
 	}
 	f.last++
-	p.number = f.last
-	p.epoch = f.epoch.Load()
+	p = &pair{f: f, number: f.last, epoch: f.epoch.Load(), cancel: cancel}
 	f.pairs[p] = struct{}{}
-	return f.target, true
+	return p, f.target
 }
 
 // forget is called once both connections are closed.
@@ -73,17 +60,16 @@ func (f *Forwarder) forget(p *pair) {
 	delete(f.pairs, p)
 }
 
-// attach adds the dialled connection, unless a cut came first.
-func (p *pair) attach(server net.Conn) bool {
+// attach joins the client with the dialled connection, unless a cut came first.
+func (p *pair) attach(client, server net.Conn) bool {
 	p.mu.Lock()
-	p.server = server
-	p.mu.Unlock()
-	// From here on a cut closes the server too; one that came before has
-	// raised the epoch.
-	if !p.allowed() {
-		p.reset()
+	defer p.mu.Unlock()
+	// A cut that comes from here on waits for the lock and closes both.
+	if p.closed || !p.allowed() {
+		reset(server)
 		return false
 	}
+	p.client, p.server = client, server
 	return true
 }
 
@@ -153,7 +139,7 @@ func (p *pair) reset() {
 	p.cancel()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.closed {
+	if !p.closed && p.client != nil {
 		p.f.cutOff.Add(1)
 	}
 	p.closed = true
@@ -167,9 +153,7 @@ func (p *pair) close() {
 	defer p.mu.Unlock()
 	p.closed = true
 	p.client.Close()
-	if p.server != nil {
-		p.server.Close()
-	}
+	p.server.Close()
 }
 
 func reset(c net.Conn) {

@@ -5,8 +5,9 @@
 // and its write, because after a pause of the process nothing else runs in
 // time (protocols.md P3 to P5).
 //
-// It knows nothing of the store or of PostgreSQL. Start with Forwarder, the
-// route and its end; conn.go is one client.
+// It knows nothing of the store, and of PostgreSQL only how a client is refused.
+// Start with Forwarder, the route and its end; conn.go is one client, hold.go
+// how it waits while there is no master, refuse.go how it is told.
 package forward
 
 import (
@@ -41,7 +42,10 @@ type Options struct {
 	Clock     clock.Clock
 	Dial      func(ctx context.Context, address string) (net.Conn, error)
 	KeepAlive net.KeepAliveConfig // of client connections
-	Log       *zap.Logger
+	// HoldTimeout is how long a client waits while there is no master that can
+	// be reached; 0 not at all.
+	HoldTimeout time.Duration
+	Log         *zap.Logger
 }
 
 // Forwarder leads clients to one address, or nowhere.
@@ -50,19 +54,22 @@ type Forwarder struct {
 	epoch    atomic.Uint64 // raised by every cut
 	deadline atomic.Int64  // by o.Clock; nothing flows from then on
 
-	mu     sync.Mutex
-	target string // "" nowhere
-	pairs  map[*pair]struct{}
-	last   uint64 // number of the newest pair
-	timer  *time.Timer
-	group  sync.WaitGroup // every goroutine, and the timer while it is armed
+	mu      sync.Mutex
+	target  string        // "" nowhere
+	changed chan struct{} // closed and replaced when target changes, and by a cut
+	pairs   map[*pair]struct{}
+	held    int    // clients that wait for a master
+	last    uint64 // number of the newest pair
+	timer   *time.Timer
+	group   sync.WaitGroup // every goroutine, and the timer while it is armed
+	closing chan struct{}  // closed by Close: nobody waits any more
 
 	accepted, cutOff atomic.Int64
 }
 
 // New returns a Forwarder that leads nowhere.
 func New(o Options) *Forwarder {
-	return &Forwarder{o: o, pairs: map[*pair]struct{}{}}
+	return &Forwarder{o: o, pairs: map[*pair]struct{}{}, changed: make(chan struct{}), closing: make(chan struct{})}
 }
 
 // Open counts the connections that are being served, Accepted those ever
@@ -71,6 +78,13 @@ func (f *Forwarder) Open() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.pairs)
+}
+
+// Held counts the clients that wait for a master.
+func (f *Forwarder) Held() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.held
 }
 
 func (f *Forwarder) Accepted() int64 { return f.accepted.Load() }
@@ -102,8 +116,13 @@ func (f *Forwarder) Lead(address string, until time.Duration) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	changed := f.target != address
 	f.target = address
 	f.arm(until)
+	// Only once the deadline is the new one: who wakes looks at it.
+	if changed {
+		f.wake()
+	}
 }
 
 // Shorten brings the deadline forward to until, unless it is earlier already.
@@ -141,7 +160,14 @@ func (f *Forwarder) ring() {
 	}
 }
 
-// Cut closes every connection and leads nowhere. When it returns no byte of an
+// wake lets the clients that wait look again. It is called with mu held.
+func (f *Forwarder) wake() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// Cut closes every connection and leads nowhere; clients that wait for a master
+// go on waiting. When it returns no byte of an
 // old connection will be passed on any more, and a dial under way will come to
 // nothing. Sockets are reset rather than closed in order: an acknowledgement
 // not yet sent must not reach the client, nor a request the old master.
@@ -158,6 +184,7 @@ func (f *Forwarder) cut(due func() bool) bool {
 	}
 	f.epoch.Add(1)
 	f.target = ""
+	f.wake()
 	pairs := slices.SortedFunc(maps.Keys(f.pairs), func(a, b *pair) int { return cmp.Compare(a.number, b.number) })
 	f.mu.Unlock()
 	// Also those that another cut is closing just now: this one may be the one
@@ -168,9 +195,10 @@ func (f *Forwarder) cut(due func() bool) bool {
 	return true
 }
 
-// Close cuts, and waits for every goroutine of the Forwarder to end. Every
-// Serve must have returned.
+// Close cuts, refuses the clients that wait, and waits for every goroutine of
+// the Forwarder to end. Every Serve must have returned.
 func (f *Forwarder) Close() {
+	close(f.closing)
 	f.Cut()
 	f.mu.Lock()
 	f.disarm()
