@@ -28,10 +28,8 @@ const (
 // so is a cancel request, which PostgreSQL never answers.
 func refuse(client net.Conn, why string) {
 	defer client.Close()
-	// The wall clock decides nothing but how long this takes.
-	if client.SetDeadline(time.Now().Add(refusal)) != nil {
-		return
-	}
+	timer := time.AfterFunc(refusal, func() { client.Close() })
+	defer timer.Stop()
 	// At most one request for each kind of encryption comes before the start-up
 	// packet; both are answered "no".
 	for range 3 {
