@@ -42,9 +42,10 @@ func (f *Forwarder) serve(client net.Conn) {
 // register notes a pair before its master is dialled, so that a cut finds it.
 // It returns nil when clients are led nowhere.
 func (f *Forwarder) register(cancel context.CancelFunc) (p *pair, target string) {
+	inTime := f.InTime() // and again when it is dialled
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.target == "" || !f.InTime() {
+	if f.target == "" || !inTime {
 		return nil, ""
 	}
 	f.last++
@@ -62,10 +63,12 @@ func (f *Forwarder) forget(p *pair) {
 
 // attach joins the client with the dialled connection, unless a cut came first.
 func (p *pair) attach(client, server net.Conn) bool {
+	allowed := p.allowed()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	// A cut that comes from here on waits for the lock and closes both.
-	if p.closed || !p.allowed() {
+	// A cut raises the epoch and then waits for the lock. So one that is not
+	// seen here closes both.
+	if p.closed || !allowed || p.f.epoch.Load() != p.epoch {
 		reset(server)
 		return false
 	}

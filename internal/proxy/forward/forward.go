@@ -114,11 +114,12 @@ func (f *Forwarder) Lead(address string, until time.Duration) {
 	if f.Target() != address || !f.InTime() {
 		f.Cut()
 	}
+	now := f.o.Clock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	changed := f.target != address
 	f.target = address
-	f.arm(until)
+	f.arm(until, now)
 	// Only once the deadline is the new one: who wakes looks at it.
 	if changed {
 		f.wake()
@@ -127,19 +128,22 @@ func (f *Forwarder) Lead(address string, until time.Duration) {
 
 // Shorten brings the deadline forward to until, unless it is earlier already.
 func (f *Forwarder) Shorten(until time.Duration) {
+	now := f.o.Clock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if until < f.Deadline() {
-		f.arm(until)
+		f.arm(until, now)
 	}
 }
 
-// arm sets the deadline and the timer that cuts then. It is called with mu held.
-func (f *Forwarder) arm(until time.Duration) {
+// arm sets the deadline and the timer that cuts then. It is called with mu held,
+// and so doesn't read the clock itself: in the simulator that takes as long as
+// the process is stopped.
+func (f *Forwarder) arm(until, now time.Duration) {
 	f.deadline.Store(int64(until))
 	f.disarm()
 	f.group.Add(1)
-	f.timer = time.AfterFunc(max(until-f.o.Clock(), time.Millisecond), f.ring)
+	f.timer = time.AfterFunc(max(until-now, time.Millisecond), f.ring)
 }
 
 func (f *Forwarder) disarm() {
@@ -153,10 +157,11 @@ func (f *Forwarder) disarm() {
 // which is why it is not relied upon, and it may be ahead.
 func (f *Forwarder) ring() {
 	defer f.group.Done()
-	if !f.cut(func() bool { return !f.InTime() }) {
+	now := f.o.Clock()
+	if !f.cut(func() bool { return now >= f.Deadline() }) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.arm(f.Deadline())
+		f.arm(f.Deadline(), now)
 	}
 }
 
