@@ -257,7 +257,16 @@ func TestCommandLine(t *testing.T) {
 	b.fails("Error: unknown command \"stat\" for \"stolonctl\"\nDid you mean status?\nRun 'stolonctl --help' for usage.\n", "", "stat")
 	b.fails("Error: unknown flag: --nope\nUsage:", "", "status", "--nope")
 	b.fails("Error: unknown shorthand flag: 'v' in -v", "", "-v")
-	b.fails("not supported yet", "", "register", "--cluster-name", "c", "--store-backend", "etcdv3", "--register-master")
+	for args, want := range map[string]string{ // REG-C1 to REG-C5
+		"register --store-backend etcdv3":                                         "cluster name required",
+		"register --cluster-name c":                                               "store backend type required",
+		"register --cluster-name c --store-backend etcdv3 --register-backend zoo": `unknown register backend: "zoo"`,
+		"register --cluster-name c --store-backend etcdv3 --register-endpoints http://127.0.0.1:1,http://127.0.0.1:2": "consul does not support multiple endpoints: http://127.0.0.1:1,http://127.0.0.1:2",
+		"register --cluster-name c --store-backend etcdv3 --register-endpoints 127.0.0.1:8500":                        "--register-endpoints",
+		"register --cluster-name c --store-backend etcdv3 --log-level loud":                                           "--log-level",
+	} {
+		b.fails(want, "", strings.Fields(args)...)
+	}
 }
 
 func TestInit(t *testing.T) {

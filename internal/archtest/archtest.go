@@ -64,7 +64,7 @@ var only = map[string][]string{
 	"database/sql":             {"internal/postgresql"},
 	"github.com/lib/pq":        {"internal/postgresql"},
 	"go.etcd.io/etcd":          {"internal/store/etcd"},
-	"github.com/hashicorp":     {"internal/store/consul"},
+	"github.com/hashicorp":     {"internal/store/consul", "internal/register/consul"},
 	"github.com/spf13/cobra":   {"cmd", "internal/flagutil"},
 	"github.com/spf13/pflag":   {"cmd", "internal/flagutil"},
 	"internal/store/etcd":      {"internal/store/open"},

@@ -96,6 +96,20 @@ type PostgresState struct {
 	// Forked: the data directory holds WAL that the followed DB doesn't; it
 	// needs a new copy.
 	Forked bool `json:"forked,omitempty"`
+	// WALSegmentSize in bytes, unless it is initdb's default; see SegmentSize.
+	WALSegmentSize uint64 `json:"walSegmentSize,omitempty"`
+}
+
+// DefaultSegmentSize is initdb's.
+const DefaultSegmentSize = 16 << 20
+
+// SegmentSize is the size of the WAL segments that OlderWalFile is one of, in
+// bytes; of nobody's, or as 0.17 reports, the default.
+func (s *PostgresState) SegmentSize() uint64 {
+	if s == nil || s.WALSegmentSize == 0 {
+		return DefaultSegmentSize
+	}
+	return s.WALSegmentSize
 }
 
 // SentinelInfo is what a sentinel says of itself.

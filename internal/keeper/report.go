@@ -250,6 +250,9 @@ func (k *Keeper) state(s shared) *cluster.PostgresState {
 	st.SystemID, st.TimelineID, st.XLogPos, st.ReplayPos = m.SystemID, m.TimelineID, uint64(m.Position), uint64(m.Replayed)
 	st.TimelinesHistory, st.OlderWalFile = m.History, m.OldestWAL
 	st.Primary, st.ReceiverUp = m.Primary, m.ReceiverUp
+	if m.SegmentSize != cluster.DefaultSegmentSize {
+		st.WALSegmentSize = m.SegmentSize
+	}
 	var asked map[string]string
 	if db := s.db(); db != nil {
 		asked = db.Spec.PGParameters

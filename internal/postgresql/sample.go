@@ -97,7 +97,7 @@ func (i *Instance) sample(st state) (Sample, error) {
 	if err != nil {
 		return Sample{}, err
 	}
-	s.OldestWAL = files.oldest()
+	s.OldestWAL, s.SegmentSize = files.oldest(), st.segmentSize
 	if s.Primary {
 		if s.Position, err = wal.ParseLSN(st.flushed.String); err != nil {
 			return Sample{}, err

@@ -56,6 +56,7 @@ type Sample struct {
 	FileParameters map[string]string         // effective settings of the configuration files
 	Standbys       []ReplicationRow          // who streams from here
 	OldestWAL      string                    // name of the oldest segment kept
+	SegmentSize    uint64                    // of WAL, in bytes
 	PendingRestart bool                      // a changed parameter waits for a restart
 	// SyncNames is synchronous_standby_names as this sample's backend sees it.
 	SyncNames string

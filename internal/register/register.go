@@ -1,101 +1,171 @@
-// Package register says which services a service registry should have for a
-// cluster, and what to change when it has others. It is what "stolonctl
-// register" goes by. It does no I/O.
+// Package register mirrors the healthy dbs of a cluster into a service catalog,
+// for clients that only read. It decides what to register; package consul
+// talks to the catalog. It never writes to the cluster's store.
 //
-// Start with Wanted and Compare.
+// Start with Run; Wanted and Compare are pure.
 package register
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"go.uber.org/zap"
 
 	"stolon/internal/cluster"
 )
 
-// Service is a DB as a registry has it. The ID is the DB's UID, the name the
-// cluster's.
+// A Service is one db as clients find it.
 type Service struct {
-	ID, Name string
-	Address  string
-	Port     int
-	Tags     []string
+	ID      string // uid of the db
+	Name    string // of the cluster
+	Address string
+	Port    int
+	Tags    []string
+	Master  bool
+	// Foreign: another agent has it, so only that one can remove it.
+	Foreign bool
 }
 
-// Endpoint is where the registry checks that the service answers.
-func (s Service) Endpoint() string { return net.JoinHostPort(s.Address, strconv.Itoa(s.Port)) }
-
-func (s Service) equal(o Service) bool {
+// Equal reports whether clients see the same; the order of tags counts.
+func (s Service) Equal(o Service) bool {
 	return s.ID == o.ID && s.Name == o.Name && s.Address == o.Address && s.Port == o.Port && slices.Equal(s.Tags, o.Tags)
 }
 
-// Options is how a cluster is to be registered.
+// Options are what to register.
 type Options struct {
-	Cluster    string // its name
-	MasterTags []string
-	SlaveTags  []string
-	Master     bool // register the master too
+	ClusterName            string
+	Master                 bool // the master too
+	MasterTags, SlaveTags  []string
+	Pause                  time.Duration // between passes
+	Log                    *zap.Logger
+	Catalog                Catalog
+	Read                   func(context.Context) (*cluster.ClusterData, error)
+	skippedMaster, foreign bool // told
 }
 
-// Tags splits the value of a flag. Nothing is trimmed, and an empty value is
-// one empty tag, as in 0.17.
-func Tags(flag string) []string { return strings.Split(flag, ",") }
+// A Catalog is where services are registered.
+type Catalog interface {
+	// Services lists those with the name.
+	Services(ctx context.Context, name string) ([]Service, error)
+	Register(ctx context.Context, s Service) error
+	Deregister(ctx context.Context, id string) error
+}
 
-// Wanted returns the services of the healthy DBs, by ID. The error tells of
-// those that can't be registered; unlike in 0.17 they keep nobody else out. It
-// returns no services only where there is no cluster data to go by.
-func Wanted(cd *cluster.ClusterData, o Options) ([]Service, error) {
-	if cd == nil {
-		return nil, errors.New("no cluster data available")
+// Tags splits a list at its commas and nowhere else: "" is one empty tag.
+func Tags(list string) []string { return strings.Split(list, ",") }
+
+// NewService is the db as a service. Its port must be a number.
+func NewService(clusterName string, db *cluster.DB, tags []string, master bool) (Service, error) {
+	port, err := strconv.ParseUint(db.Status.Port, 10, 16)
+	if err != nil {
+		return Service{}, fmt.Errorf("invalid database port '%s' for %s with uid %s", db.Status.Port, clusterName, db.UID)
 	}
-	if cd.Cluster == nil {
-		return nil, errors.New("cluster data not available")
-	}
-	wanted := []Service{}
-	var bad []error
-	for _, uid := range slices.Sorted(maps.Keys(cd.DBs)) {
+	return Service{ID: db.UID, Name: clusterName, Address: db.Status.ListenAddress, Port: int(port), Tags: tags, Master: master}, nil
+}
+
+// Wanted are the services of the healthy dbs, by uid. A db that can't be one is
+// left out and named in the error.
+func (o Options) Wanted(cd *cluster.ClusterData) ([]Service, error) {
+	var out []Service
+	var errs []error
+	for _, uid := range cluster.SortedKeys(cd.DBs) {
 		db := cd.DBs[uid]
-		master := uid == cd.Cluster.Status.Master
-		if !db.Status.Healthy || master && !o.Master {
+		if db == nil || !db.Status.Healthy {
 			continue
 		}
-		s := Service{ID: uid, Name: o.Cluster, Address: db.Status.ListenAddress, Tags: o.SlaveTags}
+		tags, master := o.SlaveTags, uid == cd.Cluster.Status.Master
 		if master {
-			s.Tags = o.MasterTags
+			tags = o.MasterTags
 		}
-		var err error
-		if s.Port, err = strconv.Atoi(db.Status.Port); err != nil {
-			bad = append(bad, fmt.Errorf("invalid database port '%s' for %s with uid %s", db.Status.Port, o.Cluster, uid))
-			continue
+		s, err := NewService(o.ClusterName, db, tags, master)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case !master || o.Master:
+			out = append(out, s)
 		}
-		wanted = append(wanted, s)
 	}
-	return wanted, errors.Join(bad...)
+	return out, errors.Join(errs...)
 }
 
-// Change is what makes a registry right: first Remove, then Add.
-type Change struct {
-	Remove, Add []Service
-}
-
-// Compare returns what is to change where there is present and wanted should
-// be. A service that only differs is added over the present one: 0.17 removed
-// it first, so a change of role took it from its clients for a moment.
-func Compare(present, wanted []Service) Change {
-	var c Change
-	for _, p := range present {
-		if !slices.ContainsFunc(wanted, func(w Service) bool { return w.ID == p.ID }) {
-			c.Remove = append(c.Remove, p)
+// Compare tells what is to be done so that there is what is wanted. What
+// differs is removed and added. What another agent has is left to it.
+func Compare(there, wanted []Service) (remove, add []Service) {
+	for _, t := range there {
+		if !t.Foreign && !slices.ContainsFunc(wanted, t.Equal) {
+			remove = append(remove, t)
 		}
 	}
 	for _, w := range wanted {
-		if !slices.ContainsFunc(present, w.equal) {
-			c.Add = append(c.Add, w)
+		if !slices.ContainsFunc(there, func(t Service) bool { return t.ID == w.ID && (t.Foreign || t.Equal(w)) }) {
+			add = append(add, w)
 		}
 	}
-	return c
+	return remove, add
+}
+
+// Run makes passes until ctx ends.
+func Run(ctx context.Context, o Options) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		if err := o.pass(ctx); err != nil && ctx.Err() == nil {
+			o.Log.Error(err.Error())
+		}
+		timer.Reset(o.Pause)
+	}
+}
+
+func (o *Options) pass(ctx context.Context) error {
+	there, err := o.Catalog.Services(ctx, o.ClusterName)
+	if err != nil {
+		return fmt.Errorf("unable to get info about existing services: %w", err)
+	}
+	cd, err := o.Read(ctx)
+	switch {
+	case err != nil:
+		return fmt.Errorf("cannot get cluster data: %w", err)
+	case cd == nil:
+		return errors.New("cannot get cluster data: no cluster data available skipping")
+	case cd.Cluster == nil:
+		return errors.New("cannot get service infos: cluster data not available skipping")
+	}
+	if !o.Master && !o.skippedMaster {
+		o.skippedMaster = true
+		o.Log.Info("skipping registering master")
+	}
+	wanted, err := o.Wanted(cd)
+	if err != nil {
+		o.Log.Error(err.Error())
+	}
+	if slices.ContainsFunc(there, func(s Service) bool { return s.Foreign }) && !o.foreign {
+		o.foreign = true
+		o.Log.Warn("another agent has services of this cluster, which are left to it: run stolonctl register against one agent", zap.String("service", o.ClusterName))
+	}
+	remove, add := Compare(there, wanted)
+	for _, s := range remove {
+		if err := o.Catalog.Deregister(ctx, s.ID); err != nil {
+			o.Log.Error(fmt.Sprintf("unable to deregister %s with uid %s as %v", s.Name, s.ID, s.Tags), zap.Error(err))
+			continue
+		}
+		o.Log.Info(fmt.Sprintf("successfully deregistered %s with uid %s as %v", s.Name, s.ID, s.Tags))
+	}
+	for _, s := range add {
+		if err := o.Catalog.Register(ctx, s); err != nil {
+			o.Log.Error(fmt.Sprintf("unable to register %s with uid %s as %v", s.Name, s.ID, s.Tags), zap.Error(err))
+			continue
+		}
+		o.Log.Info(fmt.Sprintf("successfully registered %s with uid %s as %v", s.Name, s.ID, s.Tags))
+	}
+	return nil
 }

@@ -279,6 +279,14 @@ func (c *Cluster) RunCtl(stdin string, args ...string) (stdout, stderr string, c
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
+// StartCtl starts a stolonctl that runs until it is stopped.
+func (c *Cluster) StartCtl(args ...string) *Process {
+	c.t.Helper()
+	p := newProcess(c.t, c.Dir, "stolonctl", os.Getenv("STCTL_BIN"))
+	p.start(append(c.storeFlags(), args...)...)
+	return p
+}
+
 // Ctl runs stolonctl, which must succeed.
 func (c *Cluster) Ctl(args ...string) string {
 	c.t.Helper()

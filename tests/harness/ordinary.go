@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -90,11 +91,13 @@ func again(scratch string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, p := range append(programs, struct{ env, name string }{"ETCD_BIN", "etcd"}) {
+	os.Setenv("ETCD_BIN", etcd)
+	copied := append(slices.Clone(programs), struct{ env, name string }{"ETCD_BIN", "etcd"})
+	if os.Getenv("CONSUL_BIN") != "" {
+		copied = append(copied, struct{ env, name string }{"CONSUL_BIN", "consul"})
+	}
+	for _, p := range copied {
 		from := os.Getenv(p.env)
-		if p.env == "ETCD_BIN" {
-			from = etcd
-		}
 		to := filepath.Join(bin, p.name)
 		if err := copyProgram(from, to); err != nil {
 			return 0, err

@@ -1,40 +1,25 @@
-// Package servers starts real servers for tests and stops them with the test:
-// etcd (etcd.go), on loopback ports that no other test process takes
-// (ports.go).
 package servers
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// startTime is how long a server may take to serve.
-const startTime = 60 * time.Second
 
 // An Etcd is one etcd member.
 type Etcd struct {
 	// Endpoint is its client URL, for --store-endpoints.
 	Endpoint string
 
-	t    testing.TB
-	args []string
-	log  string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the process has ended
+	process
 }
 
 // StartEtcd starts an etcd and waits until it serves. It ends with the test,
@@ -60,11 +45,8 @@ func StartEtcdCluster(t testing.TB, n int) []*Etcd {
 	}
 	for i := range n {
 		name := fmt.Sprintf("etcd%d", i)
-		e := &Etcd{
-			Endpoint: fmt.Sprintf("http://127.0.0.1:%d", Port(t)),
-			t:        t,
-			log:      filepath.Join(dir, name+".log"),
-		}
+		e := &Etcd{Endpoint: fmt.Sprintf("http://127.0.0.1:%d", Port(t))}
+		e.process = process{t: t, name: "etcd " + e.Endpoint, log: filepath.Join(dir, name+".log")}
 		e.args = []string{
 			bin, "--name", name, "--data-dir", filepath.Join(dir, name),
 			"--listen-client-urls", e.Endpoint, "--advertise-client-urls", e.Endpoint,
@@ -96,42 +78,6 @@ func Endpoints(members []*Etcd) string {
 	return strings.Join(urls, ",")
 }
 
-// Stop ends it in order.
-func (e *Etcd) Stop() { e.end(unix.SIGTERM) }
-
-// Kill ends it at once, also when it is frozen.
-func (e *Etcd) Kill() { e.end(unix.SIGKILL) }
-
-// Freeze stops its execution: connections stay and nothing answers. The signal
-// takes a moment to reach every thread; it has when Freeze returns.
-func (e *Etcd) Freeze() {
-	e.t.Helper()
-	e.signal(unix.SIGSTOP)
-	for range 1000 {
-		if e.stopped() {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	e.t.Fatal("etcd does not stop on SIGSTOP")
-}
-
-// stopped: every thread's state is T.
-func (e *Etcd) stopped() bool {
-	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", e.cmd.Process.Pid))
-	for _, path := range threads {
-		b, _ := os.ReadFile(path)
-		_, rest, ok := strings.Cut(string(b), ") ")
-		if ok && !strings.HasPrefix(rest, "T") {
-			return false
-		}
-	}
-	return len(threads) > 0
-}
-
-// Resume undoes Freeze.
-func (e *Etcd) Resume() { e.signal(unix.SIGCONT) }
-
 // Restart ends it if it runs and starts it with the same data and ports. It
 // waits until it serves.
 func (e *Etcd) Restart() {
@@ -141,89 +87,10 @@ func (e *Etcd) Restart() {
 	e.awaitReady()
 }
 
-func (e *Etcd) start() {
-	e.t.Helper()
-	log, err := os.OpenFile(e.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		e.t.Fatal(err)
-	}
-	defer log.Close()
-	e.cmd = exec.Command(e.args[0], e.args[1:]...)
-	e.cmd.Stdout, e.cmd.Stderr = log, log
-	e.cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
-	// Should this process die without cleaning up, etcd goes with it.
-	e.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	if err := e.cmd.Start(); err != nil {
-		e.t.Fatalf("start etcd: %v", err)
-	}
-	done, cmd := make(chan struct{}), e.cmd
-	e.done = done
-	go func() {
-		defer close(done)
-		_ = cmd.Wait()
-	}()
-}
-
+// awaitReady waits for an answer that is a linearizable read's.
 func (e *Etcd) awaitReady() {
 	e.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), startTime)
-	defer cancel()
-	for !e.healthy(ctx) {
-		select {
-		case <-e.done:
-			e.showLog()
-			e.t.Fatalf("etcd %s ended at its start", e.Endpoint)
-		case <-ctx.Done():
-			e.showLog()
-			e.t.Fatalf("etcd %s does not serve after %s", e.Endpoint, startTime)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-// healthy asks for a linearizable read.
-func (e *Etcd) healthy(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.Endpoint+"/health", nil)
-	if err != nil {
-		return false
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return false
-	}
-	defer resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
-}
-
-func (e *Etcd) signal(sig syscall.Signal) {
-	e.t.Helper()
-	if err := e.cmd.Process.Signal(sig); err != nil {
-		e.t.Fatalf("%s to etcd: %v", sig, err)
-	}
-}
-
-func (e *Etcd) end(sig syscall.Signal) {
-	if e.cmd == nil || e.cmd.Process == nil {
-		return
-	}
-	_ = e.cmd.Process.Signal(sig) // it may have ended
-	select {
-	case <-e.done:
-	case <-time.After(20 * time.Second):
-		_ = e.cmd.Process.Kill()
-		<-e.done
-	}
-}
-
-func (e *Etcd) showLog() {
-	b, err := os.ReadFile(e.log)
-	if err != nil {
-		return
-	}
-	lines := bytes.Split(bytes.TrimSpace(b), []byte("\n"))
-	e.t.Logf("log of etcd %s:\n%s", e.Endpoint, bytes.Join(lines[max(0, len(lines)-40):], []byte("\n")))
+	e.awaitOK(e.Endpoint + "/health")
 }
 
 var built = struct {

@@ -84,6 +84,45 @@ need_etcd() {
 	fi
 }
 
+# apt_of sets own to the options of an apt-get that knows only the Debian suite
+# $1 and has a state of its own in $2, in which nothing is installed.
+apt_of() {
+	local mirror
+	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1)
+	[ -n "$mirror" ] || { echo "apt is configured with no mirror of Debian"; return 1; }
+	mkdir -p "$2/lists/partial" "$2/cache/archives/partial"
+	: >"$2/status"
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main" >"$2/sources.list"
+	own=(-q -o "Dir::State=$2" -o "Dir::State::status=$2/status" -o "Dir::Cache=$2/cache"
+		-o "Dir::Etc::sourcelist=$2/sources.list" -o Dir::Etc::sourceparts=- -o Dir::Etc::preferencesparts=-
+		-o APT::Sandbox::User=)
+	apt-get "${own[@]}" update
+}
+
+# need_consul sets CONSUL_BIN: the consul that is installed, or that of Debian
+# bullseye, the last one with a consul, unpacked into .test/consul.
+need_consul() {
+	[ -z "${CONSUL_BIN:-}" ] || return 0
+	if CONSUL_BIN=$(command -v consul); then return 0; fi
+	local dir=$root/.test/consul
+	CONSUL_BIN=$dir/usr/bin/consul
+	[ ! -x "$CONSUL_BIN" ] || return 0
+	say "fetching Consul 1.8 of Debian bullseye into .test/consul (once, 15 MB)"
+	rm -rf "$dir" "$dir.new"
+	mkdir -p "$dir.new/apt"
+	if ! (
+		set -e
+		apt_of bullseye "$dir.new/apt"
+		cd "$dir.new/apt" && apt-get "${own[@]}" download consul
+		dpkg-deb -x consul*.deb "$dir.new"
+	) >"$dir.log" 2>&1; then
+		tail -n 5 "$dir.log" >&2
+		die "Consul could not be fetched; the log is $dir.log. Set CONSUL_BIN to one"
+	fi
+	rm -rf "$dir.new/apt" "$dir.log"
+	mv "$dir.new" "$dir"
+}
+
 # need_user makes sure that $1 exists, to run PostgreSQL as, when we are root.
 need_user() {
 	id -u "$1" >/dev/null 2>&1 && return 0

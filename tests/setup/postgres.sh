@@ -46,17 +46,10 @@ need_postgres() {
 # unpack_postgres unpacks PostgreSQL $1 of suite $2 and what it needs into $3.
 # apt-get is given a state of its own, in which nothing is installed.
 unpack_postgres() {
-	local version=$1 suite=$2 dir=$3 mirror apt own packages package
-	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1)
-	[ -n "$mirror" ] || { echo "apt is configured with no mirror of Debian"; return 1; }
+	local version=$1 suite=$2 dir=$3 apt own packages package
 	apt=$dir/apt
-	mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/packages"
-	: >"$apt/status"
-	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$apt/sources.list"
-	own=(-q -o "Dir::State=$apt" -o "Dir::State::status=$apt/status" -o "Dir::Cache=$apt/cache"
-		-o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=- -o Dir::Etc::preferencesparts=-
-		-o APT::Sandbox::User=)
-	apt-get "${own[@]}" update
+	mkdir -p "$apt/packages"
+	apt_of "$suite" "$apt"
 	# Libraries and PostgreSQL's own; not what only its maintainer scripts, its
 	# just-in-time compiler and PL/Perl need.
 	packages=$(apt-get "${own[@]}" -s --no-install-recommends install "postgresql-$version" patchelf | awk '$1 == "Inst" { print $2 }' |

@@ -492,6 +492,9 @@ func (n *nemesis) changeSpec() {
 		})
 	case 2:
 		k := 1 + n.dice.intN(3)
+		if n.s.plan.noSync != "" {
+			k = max(k, 2) // the only standby might be the one that can't be synchronous
+		}
 		n.operator(fmt.Sprintf("maxStandbysPerSender %d", k), func(cd *cluster.ClusterData) { cd.Cluster.Spec.MaxStandbysPerSender = small(k) })
 	case 3:
 		k := 100 + n.dice.intN(50)

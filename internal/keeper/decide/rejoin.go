@@ -17,10 +17,6 @@ type End struct {
 // mostWAL keeps an instance from removing any WAL.
 const mostWAL = "2147483647"
 
-// segmentSize is initdb's default. Larger segments make the oldest one seem
-// older than it is, which costs an attempt.
-const segmentSize = 16 << 20
-
 // comparable: the data here and the followed db's are of one system, and
 // numbers tell whether they are of one history.
 func (in In) comparable(followed *cluster.DB) bool {
@@ -54,7 +50,7 @@ func (in In) fits(followed *cluster.DB) bool {
 	if timeline == e.Timeline && position < e.Position {
 		return false
 	}
-	if _, has, err := wal.ParseSegmentName(oldest, segmentSize); err == nil && e.Position < has {
+	if _, has, err := wal.ParseSegmentName(oldest, in.Followed.SegmentSize()); err == nil && e.Position < has {
 		return false // what comes behind the end is gone there
 	}
 	return !wal.Diverged(theirs, branch(e.Timeline, e.Position, e.History))

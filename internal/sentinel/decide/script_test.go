@@ -44,6 +44,7 @@ var update = flag.Bool("update", false, "write the outcome of the scripts into t
 //	timeline UID N P   the instance is on timeline N, which forked at P
 //	ahead UID N        the keeper has applied N generations more than the store holds
 //	oldest UID NAME    the oldest WAL segment that the instance has
+//	segments UID N     the size of its WAL segments is N
 //	fail UID           stolonctl failkeeper
 //	newleader          another sentinel takes over, with an empty memory
 //	gap D              nobody reaches the store for D
@@ -102,6 +103,7 @@ type fakeKeeper struct {
 	position, timeline                     uint64
 	history                                []cluster.TimelineHistory
 	oldest                                 string
+	segments                               uint64
 	foreign                                *cluster.ForeignData
 }
 
@@ -234,6 +236,8 @@ func (w *world) command(f []string, rest string) {
 		k.state.Generation += int64(number(args[1]))
 	case "oldest":
 		w.keepers[args[0]].oldest = args[1]
+	case "segments":
+		w.keepers[args[0]].segments = number(args[1])
 	case "fail":
 		w.cd.Keepers[args[0]].Status.ForceFail = true
 	case "newleader":
@@ -307,7 +311,7 @@ func (w *world) apply(k *fakeKeeper, db *cluster.DB) {
 	}
 	st.Healthy = !k.broken
 	st.TimelineID, st.XLogPos, st.TimelinesHistory = k.timeline, k.position, k.history
-	st.OlderWalFile = k.oldest
+	st.OlderWalFile, st.WALSegmentSize = k.oldest, k.segments
 	st.ReceiverUp = false
 	if f := db.Spec.FollowConfig; f != nil && w.cd.DBs[f.DBUID] != nil {
 		if m := w.keepers[w.cd.DBs[f.DBUID].Spec.KeeperUID]; m != nil && !m.silent && !m.broken {

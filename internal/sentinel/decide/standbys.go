@@ -65,13 +65,9 @@ func (p *pass) removeInvalid(master *cluster.DB) {
 // the sentinel asks whether the master still has its WAL.
 const stuckAfter = 10
 
-// segmentSize is initdb's default. Larger segments make the oldest one seem
-// older than it is, which removes nobody.
-const segmentSize = 16 << 20
-
 // removeStuck removes standbys that wait for WAL that the master no longer has.
 func (p *pass) removeStuck(master *cluster.DB) {
-	_, oldest, err := wal.ParseSegmentName(master.Status.OlderWalFile, segmentSize)
+	_, oldest, err := wal.ParseSegmentName(master.Status.OlderWalFile, p.Keepers[master.Spec.KeeperUID].PostgresState.SegmentSize())
 	if err != nil {
 		return
 	}

@@ -1,0 +1,49 @@
+package servers
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Consul is one Consul server, which is an agent too.
+type Consul struct {
+	// Endpoint is its URL, for --store-endpoints and --register-endpoints.
+	Endpoint string
+
+	process
+}
+
+// StartConsul starts the Consul that $CONSUL_BIN names and waits until it
+// leads. It ends with the test, and its log is shown if the test fails.
+func StartConsul(t testing.TB) *Consul {
+	t.Helper()
+	bin := os.Getenv("CONSUL_BIN")
+	if bin == "" {
+		t.Fatal("CONSUL_BIN names no consul; ./test fetches one")
+	}
+	dir, port := t.TempDir(), Port(t)
+	c := &Consul{Endpoint: fmt.Sprintf("http://127.0.0.1:%d", port)}
+	c.process = process{t: t, name: "consul " + c.Endpoint, log: filepath.Join(dir, "consul.log")}
+	config := filepath.Join(dir, "ports.json")
+	ports := fmt.Sprintf(`{"ports": {"http": %d, "server": %d, "serf_lan": %d, "serf_wan": %d, "dns": -1, "grpc": -1}}`, port, Port(t), Port(t), Port(t))
+	if err := os.WriteFile(config, []byte(ports), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.args = []string{
+		bin, "agent", "-server", "-bootstrap", "-node", "test", "-bind", "127.0.0.1", "-client", "127.0.0.1",
+		"-data-dir", filepath.Join(dir, "data"), "-config-file", config, "-log-level", "warn",
+	}
+	t.Cleanup(func() {
+		c.end(unix.SIGKILL)
+		if t.Failed() {
+			c.showLog()
+		}
+	})
+	c.start()
+	c.awaitOK(c.Endpoint + "/v1/catalog/nodes?consistent") // 500 until it leads
+	return c
+}
