@@ -70,6 +70,7 @@ type Options struct {
 	Sentinels int // 0 is 1
 	Proxies   int
 	Spec      Spec // nil is Quick(nil)
+	Members   int  // of etcd; 0 is 1
 	// Early is called before the first process but etcd starts.
 	Early func(*Cluster)
 	// Keeper is called for each keeper before it starts.
@@ -84,7 +85,8 @@ type Options struct {
 type Cluster struct {
 	Name      string
 	Dir       string
-	Etcd      *servers.Etcd
+	Etcd      *servers.Etcd   // the first of Members
+	Members   []*servers.Etcd // the store
 	Store     *store.Client
 	Keepers   []*Keeper
 	Sentinels []*Sentinel
@@ -154,13 +156,18 @@ func uidIn(p *Process, msg string) string {
 // New starts an etcd and returns a cluster without processes.
 func New(t testing.TB) *Cluster {
 	t.Helper()
-	c := &Cluster{Name: "test", Password: SuperuserPassword, Dir: t.TempDir(), t: t, Etcd: servers.StartEtcd(t), flags: []string{"--store-timeout=1s"}}
+	return newOn(t, servers.StartEtcdCluster(t, 1))
+}
+
+func newOn(t testing.TB, members []*servers.Etcd) *Cluster {
+	t.Helper()
+	c := &Cluster{Name: "test", Password: SuperuserPassword, Dir: t.TempDir(), t: t, Etcd: members[0], Members: members, flags: []string{"--store-timeout=1s"}}
 	for role, password := range map[string]string{"su": SuperuserPassword, "repl": ReplicationPassword} {
 		if err := os.WriteFile(c.passwordFile(role), []byte(password), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	b, err := open.Backend(open.Config{Backend: "etcdv3", Endpoints: c.Etcd.Endpoint, Timeout: 2 * time.Second})
+	b, err := open.Backend(open.Config{Backend: "etcdv3", Endpoints: servers.Endpoints(c.Members), Timeout: 2 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +186,7 @@ func New(t testing.TB) *Cluster {
 // and every proxy leads to the master.
 func Start(t testing.TB, o Options) *Cluster {
 	t.Helper()
-	c := New(t)
+	c := newOn(t, servers.StartEtcdCluster(t, max(o.Members, 1)))
 	if o.Flags != nil {
 		c.flags = o.Flags
 	}
@@ -259,7 +266,7 @@ func (c *Cluster) AddProxy() *Proxy {
 
 // storeFlags are the flags that all programs share.
 func (c *Cluster) storeFlags() []string {
-	return append([]string{"--cluster-name=" + c.Name, "--store-backend=etcdv3", "--store-endpoints=" + c.Etcd.Endpoint}, c.flags...)
+	return append([]string{"--cluster-name=" + c.Name, "--store-backend=etcdv3", "--store-endpoints=" + servers.Endpoints(c.Members)}, c.flags...)
 }
 
 func (c *Cluster) passwordFile(role string) string { return filepath.Join(c.Dir, role+".password") }

@@ -80,7 +80,7 @@ func TestScripts(t *testing.T) {
 }
 
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	out     strings.Builder
 	now     time.Duration
 	cd      *cluster.ClusterData
@@ -111,7 +111,7 @@ type fakeProxy struct{ silent bool }
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	w := &world{
 		t: t, now: time.Hour, ext: map[string]any{}, told: map[string]bool{},
 		infos: map[string]cluster.KeeperInfo{}, proxies: map[string]cluster.ProxyInfo{},
@@ -337,20 +337,9 @@ func (w *world) decide() {
 		if n == 20 {
 			w.t.Fatalf("the sentinel never comes to rest; so far:\n%s", w.out.String())
 		}
-		v := View{Data: w.cd.Clone(), Keepers: w.infos, Proxies: w.proxies, Asked: w.asked}
-		for _, name := range cluster.SortedKeys(w.ext) {
-			if r, ok := w.ext[name].(ElectionRecord); ok {
-				v.Election = &r
-			}
-			if strings.HasPrefix(name, ExtForked) {
-				v.Forked = append(v.Forked, strings.TrimPrefix(name, ExtForked))
-			}
-		}
-		w.mem = Observe(w.mem, v, w.now, true)
-		d := Next(In{
-			View: v, Now: Now{Boot: w.now, Wall: epoch.Add(w.now)}, StoreTimeout: 5 * time.Second,
-			NewUID: func() string { return w.uid("db") }, Pick: func(int) int { return 0 },
-		}, w.mem)
+		in := w.in()
+		w.mem = Observe(w.mem, in.View, w.now, true)
+		d := Next(in, w.mem)
 		for _, e := range d.Events {
 			w.say(e)
 		}
@@ -378,8 +367,25 @@ func (w *world) decide() {
 	}
 }
 
+// in is what the next pass is decided from.
+func (w *world) in() In {
+	v := View{Data: w.cd.Clone(), Keepers: w.infos, Proxies: w.proxies, Asked: w.asked}
+	for _, name := range cluster.SortedKeys(w.ext) {
+		if r, ok := w.ext[name].(ElectionRecord); ok {
+			v.Election = &r
+		}
+		if strings.HasPrefix(name, ExtForked) {
+			v.Forked = append(v.Forked, strings.TrimPrefix(name, ExtForked))
+		}
+	}
+	return In{
+		View: v, Now: Now{Boot: w.now, Wall: epoch.Add(w.now)}, StoreTimeout: 5 * time.Second,
+		NewUID: func() string { return w.uid("db") }, Pick: func(int) int { return 0 },
+	}
+}
+
 // checkSteps holds what every single write must respect.
-func checkSteps(t *testing.T, old, next *cluster.ClusterData) {
+func checkSteps(t testing.TB, old, next *cluster.ClusterData) {
 	t.Helper()
 	elected := old.Cluster.Status.Master != next.Cluster.Status.Master && old.Cluster.Status.Phase == cluster.Normal
 	routed := old.Proxy.Spec.MasterDBUID != next.Proxy.Spec.MasterDBUID

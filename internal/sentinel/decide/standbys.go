@@ -12,13 +12,26 @@ import (
 // long. This is the one decision by wall clock, because it must outlive
 // sentinels.
 func (p *pass) removeDeadKeepers() {
+	assigned := p.assigned()
 	for _, uid := range cluster.SortedKeys(p.cd.Keepers) {
 		k := p.cd.Keepers[uid]
-		if p.cd.DBOf(uid) == nil && !k.Status.Healthy && p.Wall.After(k.Status.LastHealthyTime.Add(p.set.DeadKeeperRemovalInterval.Duration)) {
+		if !assigned[uid] && !k.Status.Healthy && p.Wall.After(k.Status.LastHealthyTime.Add(p.set.DeadKeeperRemovalInterval.Duration)) {
 			delete(p.cd.Keepers, uid)
 			p.event(Info, "dead keeper removed", Event{Keeper: uid, Why: "not healthy since " + k.Status.LastHealthyTime.String()})
 		}
 	}
+}
+
+// assigned holds the keepers that have a DB. DBOf, asked for each keeper, would
+// walk all DBs each time.
+func (p *pass) assigned() map[string]bool {
+	keepers := map[string]bool{}
+	for _, db := range p.cd.DBs {
+		if db.Spec != nil {
+			keepers[db.Spec.KeeperUID] = true
+		}
+	}
+	return keepers
 }
 
 func (p *pass) removeDB(db *cluster.DB, l Level, kind, why string) {
@@ -120,11 +133,12 @@ func (p *pass) countStandbys(master *cluster.DB) {
 		return
 	}
 	missing := want - len(by[good]) - len(by[converging]) - len(by[initialising])
+	assigned := p.assigned()
 	for _, uid := range cluster.SortedKeys(p.cd.Keepers) {
 		if missing <= 0 {
 			return
 		}
-		if k := p.cd.Keepers[uid]; k.Status.Healthy && !p.forced[uid] && p.cd.DBOf(uid) == nil {
+		if k := p.cd.Keepers[uid]; k.Status.Healthy && !p.forced[uid] && !assigned[uid] {
 			p.addStandby(uid, master)
 			missing--
 		}
