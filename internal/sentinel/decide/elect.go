@@ -162,8 +162,13 @@ func (p *pass) whyNobody(master *cluster.DB) string {
 	}
 	need := ""
 	for _, uid := range append(slices.Clone(master.Spec.SynchronousStandbys), master.UID) {
-		if db := p.cd.DBs[uid]; db != nil {
-			need += " " + db.Spec.KeeperUID
+		db := p.cd.DBs[uid]
+		if db == nil {
+			continue
+		}
+		need += " " + db.Spec.KeeperUID
+		if can := p.cd.Keepers[db.Spec.KeeperUID].Status.CanBeMaster; can != nil && !*can {
+			need += " (restarted with --can-be-master)"
 		}
 	}
 	return fmt.Sprintf("; only its synchronous standbys hold every acknowledged commit: one of these keepers must return:%s", need)
