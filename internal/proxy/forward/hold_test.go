@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -53,12 +54,12 @@ type holder struct {
 	t       *testing.T
 	l       *pipeListener
 	start   time.Time
-	down    string // the address that refuses
+	down    atomic.Value // string: the address that refuses
 	servers chan net.Conn
 }
 
 func (h *holder) dial(_ context.Context, address string) (net.Conn, error) {
-	if address == h.down {
+	if address == h.down.Load() {
 		return nil, errors.New("refused")
 	}
 	near, far := net.Pipe()
@@ -125,7 +126,7 @@ func TestAClientWaitsForAMaster(t *testing.T) {
 
 func TestAClientWaitsWhileTheMasterRefuses(t *testing.T) {
 	holding(t, func(h *holder) {
-		h.down = "m1"
+		h.down.Store("m1")
 		h.to("m1")
 		client := h.l.connect()
 		time.Sleep(5 * time.Second)
@@ -138,11 +139,11 @@ func TestAClientWaitsWhileTheMasterRefuses(t *testing.T) {
 
 func TestAMasterThatComesBackIsFoundWithoutAChangeOfTheRoute(t *testing.T) {
 	holding(t, func(h *holder) {
-		h.down = "m1"
+		h.down.Store("m1")
 		h.to("m1")
 		client := h.l.connect()
 		time.Sleep(5 * time.Second)
-		h.down = ""
+		h.down.Store("")
 		time.Sleep(lastRetry)
 		h.wantLed(client)
 	})
@@ -214,7 +215,7 @@ func TestPastTheHoldTimeoutClientsAreRefused(t *testing.T) {
 
 func TestAMasterThatStaysAwayIsNamedAsTheReason(t *testing.T) {
 	holding(t, func(h *holder) {
-		h.down = "m1"
+		h.down.Store("m1")
 		h.to("m1")
 		h.wantRefused(h.l.connect(), 31*time.Second, "the master can't be reached")
 	})
