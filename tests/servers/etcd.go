@@ -29,6 +29,38 @@ func StartEtcd(t testing.TB) *Etcd {
 	return StartEtcdCluster(t, 1)[0]
 }
 
+// StartEtcdTLS starts an etcd that serves https only, with this certificate
+// and key, and only clients whose certificate is signed by an authority in
+// clientCA.
+func StartEtcdTLS(t testing.TB, cert, key, clientCA string) *Etcd {
+	t.Helper()
+	e := &Etcd{Endpoint: fmt.Sprintf("https://127.0.0.1:%d", Port(t))}
+	// Without a certificate only this can be asked whether it serves.
+	metrics := fmt.Sprintf("http://127.0.0.1:%d", Port(t))
+	peer := fmt.Sprintf("http://127.0.0.1:%d", Port(t))
+	bin, err := EtcdBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	e.process = process{t: t, name: "etcd " + e.Endpoint, log: filepath.Join(dir, "etcd.log")}
+	e.args = []string{
+		bin, "--data-dir", filepath.Join(dir, "data"), "--log-level", "warn", "--name", "etcd0",
+		"--listen-client-urls", e.Endpoint, "--advertise-client-urls", e.Endpoint, "--listen-metrics-urls", metrics,
+		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "etcd0=" + peer,
+		"--cert-file", cert, "--key-file", key, "--trusted-ca-file", clientCA, "--client-cert-auth",
+	}
+	t.Cleanup(func() {
+		e.Kill()
+		if t.Failed() {
+			e.showLog()
+		}
+	})
+	e.start()
+	e.awaitOK(metrics + "/health")
+	return e
+}
+
 // StartEtcdCluster starts an etcd cluster of n members and waits until all serve.
 func StartEtcdCluster(t testing.TB, n int) []*Etcd {
 	t.Helper()

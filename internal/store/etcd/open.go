@@ -198,19 +198,11 @@ func (c Config) tls() (*tls.Config, error) {
 	case c.CertFile == "" && c.KeyFile != "":
 		return nil, errors.New("--store-key is given without --store-cert-file; a client certificate needs both")
 	case c.CertFile != "":
-		certPEM, err := os.ReadFile(c.CertFile)
+		cert, err := newClientCert(c.CertFile, c.KeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("--store-cert-file: %w", err)
+			return nil, err
 		}
-		keyPEM, err := os.ReadFile(c.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("--store-key: %w", err)
-		}
-		cert, err := tls.X509KeyPair(certPEM, keyPEM)
-		if err != nil {
-			return nil, fmt.Errorf("--store-cert-file %s with --store-key %s: %w", c.CertFile, c.KeyFile, err)
-		}
-		conf.Certificates = []tls.Certificate{cert}
+		conf.GetClientCertificate = cert.get
 	}
 	if c.CAFile != "" {
 		pem, err := os.ReadFile(c.CAFile)

@@ -1,0 +1,93 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"os"
+	"testing"
+	"time"
+
+	"stolon/internal/store/open"
+	"stolon/tests/certs"
+	"stolon/tests/servers"
+)
+
+// getOver opens the store and reads once.
+func getOver(t *testing.T, conf open.Config) error {
+	t.Helper()
+	b, err := open.Backend(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	_, err = b.Get(context.Background(), "some key")
+	return err
+}
+
+func TestEtcdThatDemandsCertificates(t *testing.T) {
+	t.Parallel()
+	ours, theirs := certs.New(t, t.TempDir(), "ours"), certs.New(t, t.TempDir(), "theirs")
+	serverCert, serverKey := ours.Sign("server")
+	cert, key := ours.Sign("client")
+	otherCert, otherKey := theirs.Sign("client")
+	etcd := servers.StartEtcdTLS(t, serverCert, serverKey, ours.File)
+	tests := []struct {
+		name string
+		conf open.Config
+		good bool
+	}{
+		{"the client's certificate and the right authority", open.Config{CAFile: ours.File, CertFile: cert, KeyFile: key}, true},
+		{"an authority that did not sign the server's", open.Config{CAFile: theirs.File, CertFile: cert, KeyFile: key}, false},
+		{"the system's authorities", open.Config{CertFile: cert, KeyFile: key}, false},
+		{"any server is trusted", open.Config{SkipTLSVerify: true, CertFile: cert, KeyFile: key}, true},
+		{"no client certificate", open.Config{CAFile: ours.File}, false},
+		{"a client certificate that nobody knows", open.Config{CAFile: ours.File, CertFile: otherCert, KeyFile: otherKey}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.conf.Backend, tt.conf.Endpoints, tt.conf.Timeout = "etcdv3", etcd.Endpoint, 2*time.Second
+			if err := getOver(t, tt.conf); (err == nil) != tt.good {
+				t.Errorf("a read with %+v = %v, want it to succeed: %t", tt.conf, err, tt.good)
+			}
+		})
+	}
+}
+
+// A client whose certificate etcd refuses goes on once the files hold another.
+func TestRenewedClientCertificateNeedsNoRestart(t *testing.T) {
+	t.Parallel()
+	ours, theirs := certs.New(t, t.TempDir(), "ours"), certs.New(t, t.TempDir(), "theirs")
+	serverCert, serverKey := ours.Sign("server")
+	cert, key := theirs.Sign("client")
+	etcd := servers.StartEtcdTLS(t, serverCert, serverKey, ours.File)
+	b, err := open.Backend(open.Config{
+		Backend: "etcdv3", Endpoints: etcd.Endpoint, Timeout: 5 * time.Second, CAFile: ours.File, CertFile: cert, KeyFile: key,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if _, err := b.Get(context.Background(), "some key"); err == nil {
+		t.Fatal("etcd took a certificate of an authority that it doesn't know")
+	}
+	newCert, newKey := ours.Sign("client")
+	for file, with := range map[string]string{cert: newCert, key: newKey} {
+		if err := os.Rename(with, file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for {
+		_, err := b.Get(ctx, "some key")
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("with the renewed certificate: %v", err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
