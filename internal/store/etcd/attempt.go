@@ -24,8 +24,10 @@ const (
 // attempts does one request within the request timeout. It begins with the
 // endpoint in use and goes on to the next one whenever an attempt failed for a
 // reason that another attempt may not have. In the first round each endpoint
-// has a short time only, later ones all that is left. It reports whether an
-// earlier attempt ended without an answer, so may have been done too.
+// has a short time only, in later ones half of what is left: while the others
+// elect they refuse at once, and a stopped member that is asked again must not
+// use up the time in which they could answer. It reports whether an earlier
+// attempt ended without an answer, so may have been done too.
 func (b *Backend) attempts(ctx context.Context, what string, do func(context.Context, *clientv3.Client) error) (lost bool, err error) {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
@@ -64,9 +66,13 @@ func (b *Backend) attempts(ctx context.Context, what string, do func(context.Con
 }
 
 func (b *Backend) attempt(ctx context.Context, n int, c *clientv3.Client, do func(context.Context, *clientv3.Client) error) error {
-	if n < len(b.clients) && len(b.clients) > 1 {
+	if len(b.clients) > 1 {
+		limit := min(longestAttempt, b.timeout/time.Duration(len(b.clients)))
+		if end, ok := ctx.Deadline(); ok && n >= len(b.clients) {
+			limit = max(time.Until(end)/2, retryPause)
+		}
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, min(longestAttempt, b.timeout/time.Duration(len(b.clients))))
+		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
 	return rpctypes.Error(do(ctx, c))
