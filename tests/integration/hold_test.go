@@ -3,7 +3,10 @@
 package integration
 
 import (
+	"errors"
+	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,9 +17,17 @@ import (
 // of them gets an error, whether the old master was sent away or has crashed
 // and refuses connections until that is noticed.
 func TestClientsWaitOutAFailover(t *testing.T) {
-	for name, fail := range map[string]func(*harness.Cluster, *harness.Keeper){
-		"failkeeper": func(c *harness.Cluster, k *harness.Keeper) { c.Ctl("failkeeper", k.UID) },
-		"crash":      func(_ *harness.Cluster, k *harness.Keeper) { k.KillBoth() },
+	for name, fail := range map[string]func(*testing.T, *harness.Cluster, *harness.Keeper){
+		"failkeeper": func(_ *testing.T, c *harness.Cluster, k *harness.Keeper) { c.Ctl("failkeeper", k.UID) },
+		"crash": func(t *testing.T, _ *harness.Cluster, k *harness.Keeper) {
+			k.KillBoth()
+			// Who is accepted by a dying postmaster is led there already, and
+			// hears of its end.
+			harness.Await(t, 5*time.Second, "the old master refuses connections", func() (string, bool) {
+				_, err := k.SQL().Try(time.Second, "select 1")
+				return fmt.Sprint(err), errors.Is(err, syscall.ECONNREFUSED)
+			})
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -27,7 +38,7 @@ func TestClientsWaitOutAFailover(t *testing.T) {
 			c.AwaitCaughtUp(20*time.Second, master, standbys...)
 
 			// A session that is open when the route is cut is reset, so none is.
-			fail(c, master)
+			fail(t, c, master)
 			results := make(chan error)
 			const clients = 20
 			for range clients {
