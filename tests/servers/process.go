@@ -65,7 +65,7 @@ func (p *process) stopped() bool {
 	return len(threads) > 0
 }
 
-// Resume undoes Freezp.
+// Resume undoes Freeze.
 func (p *process) Resume() { p.signal(unix.SIGCONT) }
 
 func (p *process) start() {
