@@ -85,6 +85,7 @@ func (k *Keeper) converge(ctx context.Context) time.Duration {
 		}
 		if err != nil {
 			k.tellOnce("look", err.Error(), zap.ErrorLevel, "cannot look at the instance", zap.Error(err))
+			k.noteUnreadable()
 			return k.nextPause()
 		}
 		k.tellOnce("look", "", zap.InfoLevel, "")
@@ -268,6 +269,18 @@ func (k *Keeper) with(in decide.In) decide.In {
 		in.Own.Endless, in.Own.Unfit = k.applied.endless == db.UID, k.applied.unfit == db.UID
 	}
 	return in
+}
+
+// noteUnreadable: what can't be read can't be started either.
+func (k *Keeper) noteUnreadable() {
+	if k.o.Instance.Exited() != nil {
+		return // it runs
+	}
+	k.set(func(s *shared) {
+		s.failedStarts++
+		s.report.sample = nil
+	})
+	wake(k.wakePublish)
 }
 
 // noteGone: the instance that converge knew has ended.

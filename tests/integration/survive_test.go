@@ -4,6 +4,7 @@ package integration
 
 import (
 	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -66,6 +67,55 @@ func TestAKilledPostgresIsBackInAMoment(t *testing.T) {
 		t.Errorf("of %d acknowledged rows %d are lost: %v", w.Acked(), len(lost), lost)
 	}
 	c.AwaitHealthy(soon, 2)
+}
+
+// PostgreSQL dies and its data can't be started: another is elected at once,
+// long before failInterval, and nothing is lost with synchronous replication.
+func TestAMasterThatDoesNotStartIsReplacedAtOnce(t *testing.T) {
+	for name, spoil := range map[string]func(*testing.T, *harness.Keeper){
+		"WAL": func(t *testing.T, k *harness.Keeper) {
+			segments, err := filepath.Glob(filepath.Join(k.PGDir(), "pg_wal", "0*"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range segments {
+				if err := os.Remove(s); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+		"control file": func(t *testing.T, k *harness.Keeper) {
+			if err := os.WriteFile(filepath.Join(k.PGDir(), "global", "pg_control"), make([]byte, 8192), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := harness.Start(t, harness.Options{Keepers: 3, Proxies: 1, Spec: harness.Quick(harness.Spec{"synchronousReplication": true, "failInterval": "120s"})})
+			c.AwaitSynchronous(soon)
+			master, _ := c.Roles()
+			w := harness.StartWriter(c.Proxies[0].SQL())
+			w.AwaitRows(t, soon, 20)
+			at := time.Now()
+			spoil(t, master) // first: it would be started again in a moment
+			master.KillPostgres()
+			c.AwaitAnother(soon, master)
+			w.AwaitRowsSince(t, soon, at, 20)
+			t.Logf("%s without an acknowledgement", w.Gap(at).Round(time.Millisecond))
+			w.Stop()
+			if lost := w.Lost(c.Proxies[0].SQL()); len(lost) > 0 {
+				t.Errorf("of %d acknowledged rows %d are lost: %v", w.Acked(), len(lost), lost)
+			}
+			if name == "control file" {
+				// Nobody can tell whose data this is: an operator decides.
+				if err := os.RemoveAll(master.PGDir()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.AwaitHealthy(2*soon, 3)
+		})
+	}
 }
 
 // A keeper that is killed and started again adopts its running PostgreSQL:

@@ -101,6 +101,17 @@ func (p *pass) recordDBs() {
 	}
 }
 
+// inVain is how many starts may fail before nobody waits for another. One may
+// have met what is left of the instance before.
+const inVain = 2
+
+// startsInVain: the master's PostgreSQL is down and does not start, by the word
+// of its living keeper (protocols.md S13). There is nothing to wait for then;
+// who takes over is elected as ever, once the proxies have cut.
+func (p *pass) startsInVain(db *cluster.DB, rep *cluster.PostgresState) bool {
+	return rep != nil && rep.FailedStart >= inVain && !rep.Healthy && db.UID == p.cd.Cluster.Status.Master && p.mem.keepers[db.Spec.KeeperUID].proven
+}
+
 func (p *pass) recordDB(db *cluster.DB) {
 	sight := p.mem.dbs[db.UID]
 	keeper := p.keeperOf(db)
@@ -119,7 +130,7 @@ func (p *pass) recordDB(db *cluster.DB) {
 	switch {
 	case !keeper.Status.Healthy || p.forced[keeper.UID]:
 		healthy = false
-	case sight.failing && p.Boot > limit:
+	case sight.failing && (p.Boot > limit || p.startsInVain(db, rep)):
 		healthy = false
 	case sight.failing:
 		// A db that has never been seen is given failInterval as well.
@@ -134,6 +145,8 @@ func (p *pass) recordDB(db *cluster.DB) {
 		switch {
 		case p.forced[keeper.UID]:
 			why = "an operator failed its keeper"
+		case p.startsInVain(db, rep):
+			why = fmt.Sprintf("its keeper could not start PostgreSQL %d times", rep.FailedStart)
 		case keeper.Status.Healthy:
 			why = fmt.Sprintf("not reported in health for %s", (p.Boot - sight.failingSince).Round(time.Millisecond))
 		}

@@ -35,6 +35,7 @@ var update = flag.Bool("update", false, "write the outcome of the scripts into t
 //	remove UID         stolonctl removekeeper
 //	broken UID...      keepers go on reporting, but their instance is not well
 //	well UID...
+//	starts UID N       of its instance have failed one after the other
 //	hold UID...        keepers go on, but apply nothing new
 //	apply UID...
 //	unconfirmed UID..  standbys are not in sync
@@ -104,6 +105,7 @@ type fakeKeeper struct {
 	history                                []cluster.TimelineHistory
 	oldest                                 string
 	segments                               uint64
+	failedStart                            int
 	foreign                                *cluster.ForeignData
 }
 
@@ -238,6 +240,8 @@ func (w *world) command(f []string, rest string) {
 		w.keepers[args[0]].oldest = args[1]
 	case "segments":
 		w.keepers[args[0]].segments = number(args[1])
+	case "starts":
+		w.keepers[args[0]].failedStart = int(number(args[1]))
 	case "fail":
 		w.cd.Keepers[args[0]].Status.ForceFail = true
 	case "newleader":
@@ -309,7 +313,7 @@ func (w *world) apply(k *fakeKeeper, db *cluster.DB) {
 		st.Generation = db.Generation
 		st.SyncGeneration = db.Generation
 	}
-	st.Healthy = !k.broken
+	st.Healthy, st.FailedStart = !k.broken, k.failedStart
 	st.TimelineID, st.XLogPos, st.TimelinesHistory = k.timeline, k.position, k.history
 	st.OlderWalFile, st.WALSegmentSize = k.oldest, k.segments
 	st.ReceiverUp = false
