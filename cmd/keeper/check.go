@@ -299,7 +299,7 @@ func (l *login) checkPeer() error {
 		return nil
 	}
 	if u, err := user.Current(); err != nil || u.Username != l.user {
-		return fmt.Errorf("--pg-su-auth-method cert without a password needs a superuser (--pg-su-username) with the name of the user who runs the keeper; give --pg-su-passwordfile")
+		return errors.New("--pg-su-auth-method cert without a password needs a superuser (--pg-su-username) with the name of the user who runs the keeper; give --pg-su-passwordfile")
 	}
 	return nil
 }

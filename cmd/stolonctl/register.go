@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 	"stolon/internal/flagutil"
 	"stolon/internal/register"
 	"stolon/internal/register/consul"
-	"stolon/internal/store"
 )
 
 // registration is the flags of stolonctl register.
@@ -78,17 +76,15 @@ func (c *ctl) keepRegistered(ctx context.Context, d flagutil.Daemon, r registrat
 		return err
 	}
 	defer st.Close()
-	read := func(ctx context.Context) (*cluster.ClusterData, error) { return readOnce(ctx, st, c.StoreTimeout) }
+	read := func(ctx context.Context) (*cluster.ClusterData, error) {
+		ctx, cancel := context.WithTimeout(ctx, c.StoreTimeout)
+		defer cancel()
+		cd, _, err := st.ClusterData(ctx)
+		return cd, err
+	}
 	register.Run(ctx, register.Options{
 		ClusterName: c.ClusterName, Master: r.master, MasterTags: register.Tags(r.masterTags), SlaveTags: register.Tags(r.slaveTags),
 		Pause: time.Duration(max(r.interval, 1)) * time.Second, Log: d.Log(), Catalog: agent, Read: read,
 	})
 	return nil
-}
-
-func readOnce(ctx context.Context, st *store.Client, timeout time.Duration) (*cluster.ClusterData, error) {
-	ctx, cancel := context.WithTimeout(ctx, cmp.Or(timeout, 5*time.Second))
-	defer cancel()
-	cd, _, err := st.ClusterData(ctx)
-	return cd, err
 }

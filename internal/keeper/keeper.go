@@ -85,9 +85,9 @@ type shared struct {
 	downtime     string
 	stopping     bool
 	cutAt        time.Duration // when the route was last seen cut
+	secrets      secrets
 	// cancelStep ends a long step that the cluster data no longer wants: when
 	// it isn't stepFor any more.
-	secrets    secrets
 	cancelStep context.CancelFunc
 	stepFor    aim
 }

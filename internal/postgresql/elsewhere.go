@@ -154,8 +154,8 @@ func linked(dir string) []string {
 // removeLinked removes what the doomed data directory has elsewhere. A link of
 // pg_wal that somebody else made leads to nothing of ours.
 func (i *Instance) removeLinked(ctx context.Context, doomed string) error {
+	wal, _ := os.Readlink(filepath.Join(doomed, "pg_wal")) // "": no link
 	for _, dir := range linked(doomed) {
-		wal, _ := os.Readlink(filepath.Join(doomed, "pg_wal"))
 		if dir == wal && !(filepath.Dir(dir) == i.o.WALDir && strings.HasPrefix(filepath.Base(dir), ownPrefix)) {
 			continue
 		}

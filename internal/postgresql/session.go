@@ -1,7 +1,6 @@
 package postgresql
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -20,7 +19,7 @@ import (
 type session struct {
 	server pq.Config
 	turn   chan struct{} // holds a token while somebody has his turn
-	// passwords are tried one after the other; nil: server's only.
+	// passwords are tried one after the other.
 	passwords func() []string
 
 	// Of the one that has his turn.
@@ -31,45 +30,44 @@ type session struct {
 
 // localSession connects by the socket. It needs no TLS there.
 func (i *Instance) localSession() (*session, error) {
-	o := i.o
-	s, err := newSession(o.SocketDir, o.Port, o.Superuser, o.SuperuserPassword, o.RequestTimeout)
+	s, err := newSession(i.o.SocketDir, i.o.Port, i.o.Superuser, i.superuserPasswords, i.o.RequestTimeout)
 	if err != nil {
 		return nil, err
 	}
 	s.server.SSLMode = pq.SSLModeDisable
-	s.passwords = i.superuserPasswords
 	return s, nil
 }
 
 // session connects to the source as its user.
 func (s Source) session(timeout time.Duration) (*session, error) {
-	out, err := newSession(s.Host, s.Port, s.User, s.Password, timeout)
+	out, err := newSession(s.Host, s.Port, s.User, func() []string { return []string{s.Password} }, timeout)
 	if err != nil {
 		return nil, err
 	}
-	out.server.SSLMode = pq.SSLMode(cmp.Or(s.TLS.Mode, "prefer"))
-	out.server.SSLRootCert, out.server.SSLCert, out.server.SSLKey = s.TLS.RootCert, s.TLS.Cert, s.TLS.Key
+	tls := s.TLS.Settings()
+	out.server.SSLMode, out.server.SSLRootCert = pq.SSLMode(tls["sslmode"]), tls["sslrootcert"]
+	out.server.SSLCert, out.server.SSLKey = tls["sslcert"], tls["sslkey"]
 	return out, nil
 }
 
-// newSession makes a session that isn't connected yet. Its own writes never
+// newSession makes a session that isn't connected yet; the caller says what TLS
+// it needs. Its own writes never
 // wait for a standby, nothing in public schemas can pose as a system function,
 // what users set for everybody doesn't bind it, and it doesn't fill their log.
-func newSession(host, port, user, password string, timeout time.Duration) (*session, error) {
+func newSession(host, port, user string, passwords func() []string, timeout time.Duration) (*session, error) {
 	number, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
 		return nil, fmt.Errorf("port %q is not a number from 0 to 65535", port)
 	}
 	return &session{
-		turn: make(chan struct{}, 1),
+		turn:      make(chan struct{}, 1),
+		passwords: passwords,
 		server: pq.Config{
 			Host:               host,
 			Port:               uint16(number),
 			Database:           "postgres",
 			User:               user,
-			Password:           password,
 			Passfile:           "/dev/null",
-			SSLMode:            pq.SSLModePrefer,
 			SSLSNI:             true,
 			ConnectTimeout:     timeout,
 			ApplicationName:    "stolon keeper",
@@ -127,9 +125,6 @@ func (s *session) try(ctx context.Context, f func(context.Context, *sql.Conn) er
 
 // open connects, with the first password that is taken.
 func (s *session) open(ctx context.Context) error {
-	if s.passwords == nil {
-		return s.connect(ctx, s.server)
-	}
 	var err error
 	for _, password := range s.passwords() {
 		server := s.server

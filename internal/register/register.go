@@ -38,14 +38,19 @@ func (s Service) Equal(o Service) bool {
 
 // Options are what to register.
 type Options struct {
-	ClusterName            string
-	Master                 bool // the master too
-	MasterTags, SlaveTags  []string
-	Pause                  time.Duration // between passes
-	Log                    *zap.Logger
-	Catalog                Catalog
-	Read                   func(context.Context) (*cluster.ClusterData, error)
-	skippedMaster, foreign bool // told
+	ClusterName           string
+	Master                bool // the master too
+	MasterTags, SlaveTags []string
+	Pause                 time.Duration // between passes
+	Log                   *zap.Logger
+	Catalog               Catalog
+	Read                  func(context.Context) (*cluster.ClusterData, error)
+}
+
+// mirror makes passes, and remembers what it has told.
+type mirror struct {
+	Options
+	skippedMaster, foreign bool
 }
 
 // A Catalog is where services are registered.
@@ -111,6 +116,7 @@ func Compare(there, wanted []Service) (remove, add []Service) {
 
 // Run makes passes until ctx ends.
 func Run(ctx context.Context, o Options) {
+	m := mirror{Options: o}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -119,19 +125,19 @@ func Run(ctx context.Context, o Options) {
 			return
 		case <-timer.C:
 		}
-		if err := o.pass(ctx); err != nil && ctx.Err() == nil {
+		if err := m.pass(ctx); err != nil && ctx.Err() == nil {
 			o.Log.Error(err.Error())
 		}
 		timer.Reset(o.Pause)
 	}
 }
 
-func (o *Options) pass(ctx context.Context) error {
-	there, err := o.Catalog.Services(ctx, o.ClusterName)
+func (m *mirror) pass(ctx context.Context) error {
+	there, err := m.Catalog.Services(ctx, m.ClusterName)
 	if err != nil {
 		return fmt.Errorf("unable to get info about existing services: %w", err)
 	}
-	cd, err := o.Read(ctx)
+	cd, err := m.Read(ctx)
 	switch {
 	case err != nil:
 		return fmt.Errorf("cannot get cluster data: %w", err)
@@ -140,32 +146,32 @@ func (o *Options) pass(ctx context.Context) error {
 	case cd.Cluster == nil:
 		return errors.New("cannot get service infos: cluster data not available skipping")
 	}
-	if !o.Master && !o.skippedMaster {
-		o.skippedMaster = true
-		o.Log.Info("skipping registering master")
+	if !m.Master && !m.skippedMaster {
+		m.skippedMaster = true
+		m.Log.Info("skipping registering master")
 	}
-	wanted, err := o.Wanted(cd)
+	wanted, err := m.Wanted(cd)
 	if err != nil {
-		o.Log.Error(err.Error())
+		m.Log.Error(err.Error())
 	}
-	if slices.ContainsFunc(there, func(s Service) bool { return s.Foreign }) && !o.foreign {
-		o.foreign = true
-		o.Log.Warn("another agent has services of this cluster, which are left to it: run stolonctl register against one agent", zap.String("service", o.ClusterName))
+	if slices.ContainsFunc(there, func(s Service) bool { return s.Foreign }) && !m.foreign {
+		m.foreign = true
+		m.Log.Warn("another agent has services of this cluster, which are left to it: run stolonctl register against one agent", zap.String("service", m.ClusterName))
 	}
 	remove, add := Compare(there, wanted)
 	for _, s := range remove {
-		if err := o.Catalog.Deregister(ctx, s.ID); err != nil {
-			o.Log.Error(fmt.Sprintf("unable to deregister %s with uid %s as %v", s.Name, s.ID, s.Tags), zap.Error(err))
+		if err := m.Catalog.Deregister(ctx, s.ID); err != nil {
+			m.Log.Error(fmt.Sprintf("unable to deregister %s with uid %s as %v", s.Name, s.ID, s.Tags), zap.Error(err))
 			continue
 		}
-		o.Log.Info(fmt.Sprintf("successfully deregistered %s with uid %s as %v", s.Name, s.ID, s.Tags))
+		m.Log.Info(fmt.Sprintf("successfully deregistered %s with uid %s as %v", s.Name, s.ID, s.Tags))
 	}
 	for _, s := range add {
-		if err := o.Catalog.Register(ctx, s); err != nil {
-			o.Log.Error(fmt.Sprintf("unable to register %s with uid %s as %v", s.Name, s.ID, s.Tags), zap.Error(err))
+		if err := m.Catalog.Register(ctx, s); err != nil {
+			m.Log.Error(fmt.Sprintf("unable to register %s with uid %s as %v", s.Name, s.ID, s.Tags), zap.Error(err))
 			continue
 		}
-		o.Log.Info(fmt.Sprintf("successfully registered %s with uid %s as %v", s.Name, s.ID, s.Tags))
+		m.Log.Info(fmt.Sprintf("successfully registered %s with uid %s as %v", s.Name, s.ID, s.Tags))
 	}
 	return nil
 }

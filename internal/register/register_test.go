@@ -126,10 +126,10 @@ func TestAPass(t *testing.T) {
 			cd.DBs[d.UID] = d
 		}
 		c := &catalog{there: tt.there}
-		o := Options{
+		o := mirror{Options: Options{
 			ClusterName: "test", Master: tt.master, MasterTags: []string{"master"}, SlaveTags: []string{"slave"}, Log: zap.NewNop(), Catalog: c,
 			Read: func(context.Context) (*cluster.ClusterData, error) { return cd, nil },
-		}
+		}}
 		if err := o.pass(context.Background()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -153,7 +153,7 @@ func TestAPassWithoutACluster(t *testing.T) {
 		"cannot get service infos: cluster data not available skipping": {nil, &cluster.ClusterData{}, nil},
 	} {
 		c := &catalog{there: []Service{{ID: "a"}}, err: tt.catalog}
-		o := Options{Log: zap.NewNop(), Catalog: c, Read: func(context.Context) (*cluster.ClusterData, error) { return tt.data, tt.read }}
+		o := mirror{Options: Options{Log: zap.NewNop(), Catalog: c, Read: func(context.Context) (*cluster.ClusterData, error) { return tt.data, tt.read }}}
 		if err := o.pass(context.Background()); err == nil || err.Error() != want {
 			t.Errorf("pass = %v, want %s", err, want)
 		}
@@ -166,10 +166,10 @@ func TestAPassWithoutACluster(t *testing.T) {
 func TestWhatIsDoneIsLoggedIn017sWords(t *testing.T) {
 	core, logs := observer.New(zap.InfoLevel)
 	cd := &cluster.ClusterData{Cluster: &cluster.Cluster{}, DBs: map[string]*cluster.DB{"a": db("a", "5432", true)}}
-	o := Options{
+	o := mirror{Options: Options{
 		ClusterName: "test", SlaveTags: []string{"slave"}, Log: zap.New(core), Catalog: &catalog{there: []Service{{ID: "b", Name: "test", Tags: []string{"x"}}}},
 		Read: func(context.Context) (*cluster.ClusterData, error) { return cd, nil },
-	}
+	}}
 	for range 2 {
 		if err := o.pass(context.Background()); err != nil {
 			t.Fatal(err)

@@ -335,15 +335,21 @@ func (c *Cluster) Data() *cluster.ClusterData {
 func (c *Cluster) AwaitData(timeout time.Duration, what string, ok func(*cluster.ClusterData) bool) {
 	c.t.Helper()
 	Await(c.t, timeout, what, func() (string, bool) {
-		cd, err := c.TryData()
-		if err != nil {
-			return err.Error(), false
-		}
-		if cd == nil || cd.Cluster == nil {
-			return "no cluster data", false
-		}
-		return Summary(cd), ok(cd)
+		_, saw, is := c.lookAtData(ok)
+		return saw, is
 	})
+}
+
+// lookAtData reads the cluster data once and tells what it saw.
+func (c *Cluster) lookAtData(ok func(*cluster.ClusterData) bool) (cd *cluster.ClusterData, saw string, is bool) {
+	cd, err := c.TryData()
+	if err != nil {
+		return nil, err.Error(), false
+	}
+	if cd == nil || cd.Cluster == nil {
+		return nil, "no cluster data", false
+	}
+	return cd, Summary(cd), ok(cd)
 }
 
 // Summary is the cluster data in one line.
@@ -413,27 +419,54 @@ func (c *Cluster) DB(k *Keeper) *cluster.DB {
 
 // AwaitHealthy waits until n dbs are healthy and have applied what they shall,
 // the standbys follow the master, and all proxies that run lead to it.
+// It looks at all of that at once: the master may be replaced while it waits.
 func (c *Cluster) AwaitHealthy(timeout time.Duration, n int) {
 	c.t.Helper()
-	c.AwaitData(timeout, fmt.Sprintf("%d dbs are healthy and the route is open", n), func(cd *cluster.ClusterData) bool {
-		master := cd.Master()
-		if master == nil || cd.Proxy.Spec.MasterDBUID != master.UID || len(cd.DBs) != n {
+	Await(c.t, timeout, fmt.Sprintf("%d dbs are healthy and the route is open", n), func() (string, bool) {
+		cd, saw, ok := c.lookAtData(func(cd *cluster.ClusterData) bool { return whole(cd, n) })
+		if !ok {
+			return saw, false
+		}
+		i := slices.IndexFunc(c.Keepers, func(k *Keeper) bool { return k.UID == cd.Master().Spec.KeeperUID })
+		if i < 0 {
+			return "the master's keeper is none of ours: " + saw, false
+		}
+		master := c.Keepers[i]
+		const senders = "select count(*) from pg_stat_replication where state = 'streaming'"
+		if saw, ok := master.SQL().answers(senders, strconv.Itoa(n-1)); !ok {
+			return saw, false
+		}
+		for _, p := range c.Proxies {
+			if !p.Running() {
+				continue
+			}
+			if saw, ok := p.SQL().answers(serverPort, master.Port); !ok {
+				return saw, false
+			}
+		}
+		return "", true
+	})
+}
+
+// whole: the cluster data has n dbs, all well, and a route.
+func whole(cd *cluster.ClusterData, n int) bool {
+	master := cd.Master()
+	if master == nil || cd.Proxy.Spec.MasterDBUID != master.UID || len(cd.DBs) != n {
+		return false
+	}
+	for _, db := range cd.DBs {
+		if !db.Status.Healthy || db.Status.CurrentGeneration != db.Generation {
 			return false
 		}
-		for _, db := range cd.DBs {
-			if !db.Status.Healthy || db.Status.CurrentGeneration != db.Generation {
-				return false
-			}
-			if f := db.Spec.FollowConfig; db != master && (f == nil || f.DBUID != master.UID) {
-				return false
-			}
+		if f := db.Spec.FollowConfig; db != master && (f == nil || f.DBUID != master.UID) {
+			return false
 		}
-		return len(master.Spec.Followers) == n-1
-	})
-	master, _ := c.Roles()
-	master.SQL().AwaitQuery(timeout, "select count(*) from pg_stat_replication where state = 'streaming'", strconv.Itoa(n-1))
-	c.AwaitRoute(timeout, master)
+	}
+	return len(master.Spec.Followers) == n-1
 }
+
+// serverPort asks which instance a connection leads to.
+const serverPort = "select inet_server_port()"
 
 // AwaitMaster waits until the keeper's db is the elected master and serves as one.
 func (c *Cluster) AwaitMaster(timeout time.Duration, k *Keeper) {
@@ -462,7 +495,7 @@ func (c *Cluster) AwaitRoute(timeout time.Duration, k *Keeper) {
 	c.t.Helper()
 	for _, p := range c.Proxies {
 		if p.Running() {
-			p.SQL().AwaitQuery(timeout, "select inet_server_port()", k.Port)
+			p.SQL().AwaitQuery(timeout, serverPort, k.Port)
 		}
 	}
 }

@@ -109,12 +109,17 @@ func (s Server) Query(statement string) string {
 func (s Server) AwaitQuery(timeout time.Duration, statement, want string) {
 	s.t.Helper()
 	Await(s.t, timeout, fmt.Sprintf("port %s answers %q with %q", s.Port, statement, want), func() (string, bool) {
-		got, err := s.Try(queryTime, statement)
-		if err != nil {
-			return err.Error(), false
-		}
-		return fmt.Sprintf("%q", got), got == want
+		return s.answers(statement, want)
 	})
+}
+
+// answers asks once, and tells what it saw.
+func (s Server) answers(statement, want string) (saw string, ok bool) {
+	got, err := s.Try(queryTime, statement)
+	if err != nil {
+		return fmt.Sprintf("port %s: %v", s.Port, err), false
+	}
+	return fmt.Sprintf("port %s answers %q with %q", s.Port, statement, got), got == want
 }
 
 // deadlineDialer makes connections that end by themselves.

@@ -13,6 +13,12 @@ import (
 	"stolon/tests/servers"
 )
 
+// storeFaults are what may befall a member of the store, and how it ends.
+var storeFaults = map[string]struct{ do, undo func(*servers.Etcd) }{
+	"killed":  {(*servers.Etcd).Kill, (*servers.Etcd).Restart},
+	"stopped": {(*servers.Etcd).Freeze, (*servers.Etcd).Resume},
+}
+
 // leadingMember is the member of the store that leads it.
 func leadingMember(t *testing.T, c *harness.Cluster) *servers.Etcd {
 	t.Helper()
@@ -28,8 +34,7 @@ func leadingMember(t *testing.T, c *harness.Cluster) *servers.Etcd {
 	return nil
 }
 
-// unmoved checks that what happened since cost no connection, no failover and
-// no row.
+// unmoved checks that what happened since cost no failover and no row.
 func unmoved(t *testing.T, c *harness.Cluster, before *cluster.ClusterData, w *harness.Writer) {
 	t.Helper()
 	cd := c.Data()
@@ -47,14 +52,7 @@ func unmoved(t *testing.T, c *harness.Cluster, before *cluster.ClusterData, w *h
 // --store-timeout, which is as long as failInterval and proxyTimeout here.
 func TestALostStoreMemberCostsNoConnection(t *testing.T) {
 	t.Parallel()
-	faults := map[string]struct {
-		do   func(*servers.Etcd)
-		undo func(*servers.Etcd)
-	}{
-		"killed":  {(*servers.Etcd).Kill, (*servers.Etcd).Restart},
-		"stopped": {(*servers.Etcd).Freeze, (*servers.Etcd).Resume},
-	}
-	for name, fault := range faults {
+	for name, fault := range storeFaults {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := harness.Start(t, harness.Options{Members: 3, Keepers: 2, Sentinels: 2, Proxies: 2, Flags: []string{"--store-timeout=5s"}})
@@ -96,19 +94,12 @@ func TestALostStoreMemberCostsNoConnection(t *testing.T) {
 	}
 }
 
-// The whole store is away for longer than proxyTimeout, ended or stopped:
+// The whole store is away for longer than proxyTimeout, killed or stopped:
 // proxies cut, PostgreSQL goes on as it was, nobody is promoted. When the store
 // is back so is the traffic, and nothing is lost.
 func TestAStoreOutageEndsWithTheStore(t *testing.T) {
 	t.Parallel()
-	faults := map[string]struct {
-		do   func(*servers.Etcd)
-		undo func(*servers.Etcd)
-	}{
-		"ended":   {(*servers.Etcd).Kill, (*servers.Etcd).Restart},
-		"stopped": {(*servers.Etcd).Freeze, (*servers.Etcd).Resume},
-	}
-	for name, fault := range faults {
+	for name, fault := range storeFaults {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := harness.Start(t, harness.Options{Keepers: 2, Sentinels: 2, Proxies: 1})

@@ -5,8 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // A Consul is one Consul server, which is an agent too.
@@ -37,13 +35,7 @@ func StartConsul(t testing.TB) *Consul {
 		bin, "agent", "-server", "-bootstrap", "-node", "test", "-bind", "127.0.0.1", "-client", "127.0.0.1",
 		"-data-dir", filepath.Join(dir, "data"), "-config-file", config, "-log-level", "warn",
 	}
-	t.Cleanup(func() {
-		c.end(unix.SIGKILL)
-		if t.Failed() {
-			c.showLog()
-		}
-	})
-	c.start()
+	c.run()
 	c.awaitOK(c.Endpoint + "/v1/catalog/nodes?consistent") // 500 until it leads
 	return c
 }

@@ -50,13 +50,7 @@ func StartEtcdTLS(t testing.TB, cert, key, clientCA string) *Etcd {
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "etcd0=" + peer,
 		"--cert-file", cert, "--key-file", key, "--trusted-ca-file", clientCA, "--client-cert-auth",
 	}
-	t.Cleanup(func() {
-		e.Kill()
-		if t.Failed() {
-			e.showLog()
-		}
-	})
-	e.start()
+	e.run()
 	e.awaitOK(metrics + "/health")
 	return e
 }
@@ -86,13 +80,7 @@ func StartEtcdCluster(t testing.TB, n int) []*Etcd {
 			"--initial-cluster", strings.Join(cluster, ","), "--initial-cluster-state", "new",
 			"--initial-cluster-token", t.Name(), "--log-level", "warn",
 		}
-		t.Cleanup(func() {
-			e.Kill()
-			if t.Failed() {
-				e.showLog()
-			}
-		})
-		e.start()
+		e.run()
 		members = append(members, e)
 	}
 	for _, e := range members {

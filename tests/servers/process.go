@@ -68,6 +68,18 @@ func (p *process) stopped() bool {
 // Resume undoes Freeze.
 func (p *process) Resume() { p.signal(unix.SIGCONT) }
 
+// run starts it. It ends with the test, and its log is shown if the test fails.
+func (p *process) run() {
+	p.t.Helper()
+	p.t.Cleanup(func() {
+		p.Kill()
+		if p.t.Failed() {
+			p.showLog()
+		}
+	})
+	p.start()
+}
+
 func (p *process) start() {
 	p.t.Helper()
 	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)

@@ -137,7 +137,7 @@ need_user() {
 # the same seed is the same run. EXACT stays empty, and that is said, where this
 # Go's runtime is not the one that was looked at.
 need_exact_go() {
-	local dir=$root/.test/exact runtime file
+	local dir=$root/.test/exact runtime
 	runtime=$(go env GOROOT)/src/runtime
 	EXACT=
 	mkdir -p "$dir"

@@ -444,7 +444,7 @@ func init() {
 		}},
 		{"failkeeper", map[string]int{"mixed": 3, "crashes": 3, "partitions": 2, "slow proxies": 40, "ambushes": 8}, func(n *nemesis) (func(), time.Duration) {
 			name := n.pick("keeper").name
-			n.operator("failkeeper "+name, func(cd *cluster.ClusterData) {
+			n.s.operator("failkeeper "+name, func(cd *cluster.ClusterData) {
 				if k := cd.Keepers[name]; k != nil {
 					k.Status.ForceFail = true
 				}
@@ -465,16 +465,16 @@ func (n *nemesis) cut(what string, pairs ...[2]string) func() {
 }
 
 // operator edits the cluster data as stolonctl does.
-func (n *nemesis) operator(what string, edit func(*cluster.ClusterData)) {
-	n.s.trace("operator: %s", what)
-	c := n.s.server.Client("operator", nil)
+func (s *sim) operator(what string, edit func(*cluster.ClusterData)) {
+	s.trace("operator: %s", what)
+	c := s.server.Client("operator", nil)
 	defer c.Close()
 	err := store.NewClient(c, "sim", "c").Update(context.Background(), func(cd *cluster.ClusterData) error {
 		edit(cd)
 		return nil
 	})
 	if err != nil {
-		n.s.truth.fail("operator: %s: %v", what, err)
+		s.truth.fail("operator: %s: %v", what, err)
 	}
 }
 
@@ -483,11 +483,11 @@ func (n *nemesis) changeSpec() {
 	switch n.dice.intN(5) {
 	case 0:
 		on := n.dice.chance(60)
-		n.operator(fmt.Sprintf("synchronousReplication %t", on), func(cd *cluster.ClusterData) { cd.Cluster.Spec.SynchronousReplication = &on })
+		n.s.operator(fmt.Sprintf("synchronousReplication %t", on), func(cd *cluster.ClusterData) { cd.Cluster.Spec.SynchronousReplication = &on })
 	case 1:
 		least := n.dice.intN(2)
 		most := max(1, least+n.dice.intN(2))
-		n.operator(fmt.Sprintf("synchronous standbys %d to %d", least, most), func(cd *cluster.ClusterData) {
+		n.s.operator(fmt.Sprintf("synchronous standbys %d to %d", least, most), func(cd *cluster.ClusterData) {
 			cd.Cluster.Spec.MinSynchronousStandbys, cd.Cluster.Spec.MaxSynchronousStandbys = small(least), small(most)
 		})
 	case 2:
@@ -495,10 +495,10 @@ func (n *nemesis) changeSpec() {
 		if n.s.plan.noSync != "" {
 			k = max(k, 2) // the only standby might be the one that can't be synchronous
 		}
-		n.operator(fmt.Sprintf("maxStandbysPerSender %d", k), func(cd *cluster.ClusterData) { cd.Cluster.Spec.MaxStandbysPerSender = small(k) })
+		n.s.operator(fmt.Sprintf("maxStandbysPerSender %d", k), func(cd *cluster.ClusterData) { cd.Cluster.Spec.MaxStandbysPerSender = small(k) })
 	case 3:
 		k := 100 + n.dice.intN(50)
-		n.operator(fmt.Sprintf("max_connections %d", k), func(cd *cluster.ClusterData) {
+		n.s.operator(fmt.Sprintf("max_connections %d", k), func(cd *cluster.ClusterData) {
 			params := map[string]string{"max_connections": fmt.Sprint(k)}
 			for name, value := range cd.Cluster.Spec.PGParameters {
 				if name != "max_connections" {
@@ -509,6 +509,6 @@ func (n *nemesis) changeSpec() {
 		})
 	case 4:
 		d := n.s.plan.settings.Settings().ProxyCheckInterval.Duration + time.Duration(1+n.dice.intN(4))*time.Second
-		n.operator(fmt.Sprintf("proxyTimeout %s", d), func(cd *cluster.ClusterData) { cd.Cluster.Spec.ProxyTimeout = &cluster.Duration{Duration: d} })
+		n.s.operator(fmt.Sprintf("proxyTimeout %s", d), func(cd *cluster.ClusterData) { cd.Cluster.Spec.ProxyTimeout = &cluster.Duration{Duration: d} })
 	}
 }

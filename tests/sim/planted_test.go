@@ -202,37 +202,17 @@ var plants = map[string]plant{
 
 	// K5, S10: a name that nobody has holds nobody up.
 	"a name that nobody has is left out": {
-		caught: []string{"I3", "I4", "I11", "K5"},
-		plan:   synchronous(1, 1),
-		instance: func(p *proc, i keeper.Instance) keeper.Instance {
-			told := "" // what the keeper shall believe
-			return changed{Instance: i, config: func(c conf.Config) conf.Config {
-				told = ""
-				if c.Parameters["synchronous_standby_names"] != conf.FakeStandby {
-					return c
-				}
-				told = conf.FakeStandby
-				return withSyncNames(c, "")
-			}, shown: &told}
-		},
+		caught:   []string{"I3", "I4", "I11", "K5"},
+		plan:     synchronous(1, 1),
+		instance: withoutPlaceholder(func(conf.Config) bool { return true }),
 	},
 
 	// K5: the list is written once it is a primary, as 0.17 does: until then
 	// the instance waits for nobody.
 	"list after promotion": {
-		caught: []string{"I3", "I4", "I11", "K5"},
-		plan:   synchronous(1, 1),
-		instance: func(p *proc, i keeper.Instance) keeper.Instance {
-			told := "" // what the keeper shall believe
-			return changed{Instance: i, config: func(c conf.Config) conf.Config {
-				told = ""
-				if c.Recovery == nil || c.Parameters["synchronous_standby_names"] != conf.FakeStandby {
-					return c
-				}
-				told = conf.FakeStandby
-				return withSyncNames(c, "")
-			}, shown: &told}
-		},
+		caught:   []string{"I3", "I4", "I11", "K5"},
+		plan:     synchronous(1, 1),
+		instance: withoutPlaceholder(func(c conf.Config) bool { return c.Recovery != nil }),
 	},
 
 	// K10: after a crash everybody sees at once what no standby has confirmed.
@@ -297,6 +277,22 @@ var plants = map[string]plant{
 // setBack makes what is counted from one moment be counted from a later one.
 func setBack(p *proc, c clock.Clock) clock.Clock {
 	return func() time.Duration { now := c(); return now - p.slowFor() }
+}
+
+// withoutPlaceholder leaves the name that nobody has out of the configurations
+// that are meant, and lets the keeper believe that it is there.
+func withoutPlaceholder(meant func(conf.Config) bool) func(*proc, keeper.Instance) keeper.Instance {
+	return func(_ *proc, i keeper.Instance) keeper.Instance {
+		told := ""
+		return changed{Instance: i, config: func(c conf.Config) conf.Config {
+			told = ""
+			if !meant(c) || c.Parameters["synchronous_standby_names"] != conf.FakeStandby {
+				return c
+			}
+			told = conf.FakeStandby
+			return withSyncNames(c, "")
+		}, shown: &told}
+	}
 }
 
 func profile(name string) func(*plan) { return func(p *plan) { p.profile = name } }

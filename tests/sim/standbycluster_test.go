@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"time"
@@ -10,7 +9,6 @@ import (
 	"stolon/internal/postgresql"
 	"stolon/internal/postgresql/conf"
 	"stolon/internal/postgresql/postgresqltest"
-	"stolon/internal/store"
 )
 
 // outsideHost is where the primary runs that a standby cluster follows.
@@ -81,16 +79,7 @@ func (s *sim) promoteCluster() {
 	}
 	s.sleep(d.between(faults/10, faults/3))
 	role := cluster.RoleMaster
-	err := store.NewClient(s.server.Client("operator", nil), "sim", "c").Update(context.Background(), func(cd *cluster.ClusterData) error {
-		spec := *cd.Cluster.Spec
-		spec.Role = &role
-		cd.Cluster.Spec = &spec
-		return nil
-	})
-	if err != nil {
-		s.truth.fail("promote: %v", err)
-	}
-	s.trace("the cluster is promoted")
+	s.operator("promote", func(cd *cluster.ClusterData) { cd.Cluster.Spec.Role = &role })
 	close(s.promoted)
 }
 

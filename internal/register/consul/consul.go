@@ -66,17 +66,12 @@ func New(c Config) (*Agent, error) {
 func (a *Agent) Services(ctx context.Context, name string) ([]register.Service, error) {
 	q := (&api.QueryOptions{}).WithContext(ctx)
 	entries, _, err := a.c.Catalog().Service(name, "", q)
-	if err != nil {
+	if err != nil || len(entries) == 0 {
 		return nil, err
 	}
-	node := ""
-	for _, e := range entries {
-		if e != nil {
-			if node, err = a.node(ctx); err != nil {
-				return nil, err
-			}
-			break
-		}
+	node, err := a.node(ctx)
+	if err != nil {
+		return nil, err
 	}
 	return services(entries, node), nil
 }
