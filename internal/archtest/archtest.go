@@ -68,6 +68,7 @@ var only = map[string][]string{
 	"github.com/spf13/cobra":   {"cmd", "internal/flagutil"},
 	"github.com/spf13/pflag":   {"cmd", "internal/flagutil"},
 	"internal/store/etcd":      {"internal/store/open"},
+	"internal/store/consul":    {"internal/store/open"},
 	"internal/store/memory":    {},
 	"internal/store/storetest": {},
 }

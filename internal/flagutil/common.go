@@ -22,6 +22,7 @@ type Common struct {
 	StoreKey        string
 	StoreCAFile     string
 	StoreSkipVerify bool
+	StoreTokenFile  string
 	MetricsAddress  string
 	LogLevel        string
 
@@ -33,14 +34,15 @@ type Common struct {
 // Add adds the flags that every program has.
 func (c *Common) Add(fs *pflag.FlagSet) {
 	fs.StringVar(&c.ClusterName, "cluster-name", "", "name of the cluster (required)")
-	fs.StringVar(&c.StoreBackend, "store-backend", "", "store that holds the cluster's state: etcdv3 (required)")
-	fs.StringVar(&c.StoreEndpoints, "store-endpoints", "", "comma separated endpoints of the store, host:port or URL, all http or all https (default http://127.0.0.1:2379)")
+	fs.StringVar(&c.StoreBackend, "store-backend", "", "store that holds the cluster's state: etcdv3 or consul (required)")
+	fs.StringVar(&c.StoreEndpoints, "store-endpoints", "", "comma separated endpoints of the store, host:port or URL, all http or all https; of Consul one agent (default http://127.0.0.1:2379, of Consul http://127.0.0.1:8500)")
 	fs.DurationVar(&c.StoreTimeout, "store-timeout", 5*time.Second, "how long one request to the store may take")
 	fs.StringVar(&c.StorePrefix, "store-prefix", "stolon/cluster", "path in the store below which clusters live")
 	fs.StringVar(&c.StoreCertFile, "store-cert-file", "", "client certificate for the store, PEM; needs --store-key")
 	fs.StringVar(&c.StoreKey, "store-key", "", "key of the client certificate for the store, PEM; needs --store-cert-file")
 	fs.StringVar(&c.StoreCAFile, "store-ca-file", "", "certificates that the store's is verified with, PEM (default the system's)")
 	fs.BoolVar(&c.StoreSkipVerify, "store-skip-tls-verify", false, "do not verify the store's certificate (insecure)")
+	fs.StringVar(&c.StoreTokenFile, "store-token-file", "", "file with the ACL token for Consul, read for each request (default what CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE say)")
 	fs.StringVar(&c.MetricsAddress, "metrics-listen-address", "", "host:port to serve Prometheus metrics on; empty serves none")
 	fs.String("kube-resource-kind", "", "kept for 0.17; the kubernetes backend is not supported")
 	fs.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
@@ -81,6 +83,7 @@ func (c *Common) store() open.Config {
 	return open.Config{
 		Backend: c.StoreBackend, Endpoints: c.StoreEndpoints, Timeout: c.StoreTimeout,
 		CertFile: c.StoreCertFile, KeyFile: c.StoreKey, CAFile: c.StoreCAFile, SkipTLSVerify: c.StoreSkipVerify,
+		TokenFile: c.StoreTokenFile,
 	}
 }
 
@@ -90,5 +93,5 @@ func (c *Common) Open() (*store.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return store.NewClient(b, c.StorePrefix, c.ClusterName), nil
+	return store.NewClient(b, c.store().Prefix(c.StorePrefix), c.ClusterName), nil
 }

@@ -54,7 +54,7 @@ func TestCommonCheck(t *testing.T) {
 		{"c", "etcdv3", ""},
 		{"c", "etcdv2", "etcdv3"},
 		{"c", "etcd", "etcdv3"},
-		{"c", "consul", "not supported"},
+		{"c", "consul", ""},
 		{"c", "kubernetes", "not supported"},
 	}
 	for _, tt := range tests {

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 )
 
 // A Queue is a candidacy by etcd's concurrency recipe, which 0.17 uses: one
@@ -11,7 +10,7 @@ import (
 // again; the key that was created first leads. Backends that have leases and
 // watches make their candidacies of it.
 type Queue struct {
-	session *queued
+	session *Session
 	created int64 // revision of the key
 	elected chan struct{}
 	stop    context.CancelFunc
@@ -23,7 +22,7 @@ type Queue struct {
 // the end of the candidacy.
 func NewQueue(lease Lease, key string, created int64, stop context.CancelFunc) *Queue {
 	return &Queue{
-		session: &queued{Lease: lease, key: key},
+		session: NewSession(lease, key),
 		created: created,
 		elected: make(chan struct{}),
 		stop:    stop,
@@ -52,7 +51,7 @@ func (q *Queue) Follow(changes <-chan Change) {
 		}
 		switch {
 		case !mine:
-			q.session.gone.Store(true)
+			q.session.Lose()
 			return
 		case !older && !elected:
 			elected = true
@@ -87,28 +86,4 @@ func (q *Queue) Resign(ctx context.Context) error {
 		return fmt.Errorf("resign: %w", err)
 	}
 	return nil
-}
-
-// queued is a session's lease. It counts as lost, too, when the candidate's
-// key is gone.
-type queued struct {
-	Lease
-	key  string
-	gone atomic.Bool
-}
-
-func (s *queued) Renew(ctx context.Context) error {
-	if s.gone.Load() {
-		return fmt.Errorf("candidate key %s is gone: %w", s.key, ErrLeaseLost)
-	}
-	return s.Lease.Renew(ctx)
-}
-
-// Granted returns the lease that the backend itself granted, which l is or is
-// the session of.
-func Granted(l Lease) Lease {
-	if s, ok := l.(*queued); ok {
-		return s.Lease
-	}
-	return l
 }

@@ -18,7 +18,7 @@ import (
 // failover too.
 func TestDBsAreRegistered(t *testing.T) {
 	t.Parallel()
-	consul := servers.StartConsul(t)
+	consul := servers.StartConsul(t, nil)
 	c := harness.Start(t, harness.Options{Keepers: 2, Proxies: 1})
 	r := c.StartCtl("register", "--register-endpoints="+consul.Endpoint, "--register-master", "--sleep-interval=1", "--tag-slave-as=reads,old")
 	await := func(what string, want ...string) {

@@ -1,7 +1,9 @@
 package servers
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -17,7 +19,8 @@ type Consul struct {
 
 // StartConsul starts the Consul that $CONSUL_BIN names and waits until it
 // leads. It ends with the test, and its log is shown if the test fails.
-func StartConsul(t testing.TB) *Consul {
+// Settings are added to its configuration; nil adds none.
+func StartConsul(t testing.TB, settings map[string]any) *Consul {
 	t.Helper()
 	bin := os.Getenv("CONSUL_BIN")
 	if bin == "" {
@@ -27,8 +30,13 @@ func StartConsul(t testing.TB) *Consul {
 	c := &Consul{Endpoint: fmt.Sprintf("http://127.0.0.1:%d", port)}
 	c.process = process{t: t, name: "consul " + c.Endpoint, log: filepath.Join(dir, "consul.log")}
 	config := filepath.Join(dir, "ports.json")
-	ports := fmt.Sprintf(`{"ports": {"http": %d, "server": %d, "serf_lan": %d, "serf_wan": %d, "dns": -1, "grpc": -1}}`, port, Port(t), Port(t), Port(t))
-	if err := os.WriteFile(config, []byte(ports), 0o600); err != nil {
+	all := map[string]any{"ports": map[string]any{"http": port, "server": Port(t), "serf_lan": Port(t), "serf_wan": Port(t), "dns": -1, "grpc": -1}}
+	maps.Copy(all, settings)
+	b, err := json.Marshal(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(config, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c.args = []string{

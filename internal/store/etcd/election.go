@@ -27,13 +27,13 @@ func (b *Backend) Campaign(ctx context.Context, prefix, uid string, ttl time.Dur
 	if err != nil {
 		// The key may have been written. Without its lease it goes; should
 		// this fail too, when the TTL is over.
-		b.background(context.WithoutCancel(ctx), func(ctx context.Context) { _ = l.Revoke(ctx) })
+		b.work.Go(context.WithoutCancel(ctx), func(ctx context.Context) { _ = l.Revoke(ctx) })
 		return nil, fmt.Errorf("enter the election: %w", err)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	cand := store.NewQueue(l, key, created, stop)
 	changes := b.Watch(ctx, prefix+"/")
-	if !b.background(ctx, func(context.Context) { cand.Follow(changes) }) {
+	if !b.work.Go(ctx, func(context.Context) { cand.Follow(changes) }) {
 		stop()
 		return nil, errors.New("enter the election: etcd: the client is closed")
 	}

@@ -30,7 +30,7 @@ const (
 // nothing yet.
 func (b *Backend) Watch(ctx context.Context, prefix string) <-chan store.Change {
 	out := make(chan store.Change, 1)
-	started := b.background(ctx, func(ctx context.Context) {
+	started := b.work.Go(ctx, func(ctx context.Context) {
 		defer close(out)
 		for ctx.Err() == nil {
 			// Whatever ended it: begin again.

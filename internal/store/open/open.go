@@ -4,16 +4,20 @@
 package open
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"stolon/internal/store"
+	"stolon/internal/store/consul"
+	"stolon/internal/store/dial"
 	"stolon/internal/store/etcd"
 )
 
 // DefaultTimeout is the request timeout where none is given, as in 0.17.
-const DefaultTimeout = etcd.DefaultTimeout
+const DefaultTimeout = 5 * time.Second
 
 // Config is what the --store-* flags say, as the user wrote it.
 type Config struct {
@@ -24,6 +28,7 @@ type Config struct {
 	KeyFile       string        // --store-key
 	CAFile        string        // --store-ca-file; "" is the system's roots
 	SkipTLSVerify bool          // --store-skip-tls-verify
+	TokenFile     string        // --store-token-file, for Consul
 }
 
 // Check reports what is wrong with the choice of backend, without opening
@@ -31,15 +36,20 @@ type Config struct {
 func (c Config) Check() error {
 	switch c.Backend {
 	case "":
-		return errors.New("store backend type required (--store-backend etcdv3)")
+		return errors.New("store backend type required (--store-backend etcdv3 or consul)")
 	case "etcdv3":
+		if c.TokenFile != "" {
+			return errors.New("--store-token-file is Consul's; --store-backend etcdv3 has no token")
+		}
+		return nil
+	case "consul":
 		return nil
 	case "etcd", "etcdv2":
 		return fmt.Errorf("store backend %q is not supported: the etcd v2 API is gone from etcd itself; use --store-backend etcdv3 (the data of 0.17's etcdv2 backend moves by \"stolonctl clusterdata read\" and \"write\")", c.Backend)
-	case "consul", "kubernetes":
-		return fmt.Errorf("store backend %q is not supported yet by this build; use --store-backend etcdv3", c.Backend)
+	case "kubernetes":
+		return fmt.Errorf("store backend %q is not supported; use --store-backend etcdv3 or consul", c.Backend)
 	}
-	return fmt.Errorf("Unknown store backend: %q (--store-backend); use etcdv3", c.Backend) //nolint:staticcheck // 0.17's words
+	return fmt.Errorf("Unknown store backend: %q (--store-backend); use etcdv3 or consul", c.Backend) //nolint:staticcheck // 0.17's words
 }
 
 // Backend opens the store. It doesn't wait for it to answer: a store that is
@@ -48,16 +58,27 @@ func Backend(c Config) (store.Backend, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	b, err := etcd.Open(etcd.Config{
-		Endpoints:     c.Endpoints,
-		Timeout:       c.Timeout,
-		CertFile:      c.CertFile,
-		KeyFile:       c.KeyFile,
-		CAFile:        c.CAFile,
-		SkipTLSVerify: c.SkipTLSVerify,
-	})
+	var b store.Backend
+	var err error
+	timeout := cmp.Or(c.Timeout, DefaultTimeout)
+	tls := dial.TLS{CertFile: c.CertFile, KeyFile: c.KeyFile, CAFile: c.CAFile, SkipVerify: c.SkipTLSVerify}
+	switch c.Backend {
+	case "etcdv3":
+		b, err = etcd.Open(etcd.Config{Endpoints: c.Endpoints, Timeout: timeout, TLS: tls})
+	case "consul":
+		b, err = consul.Open(consul.Config{Endpoint: c.Endpoints, Timeout: timeout, TLS: tls, TokenFile: c.TokenFile})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot create kv store: %w", err)
 	}
 	return b, nil
+}
+
+// Prefix is what --store-prefix means to the backend: Consul's keys begin with
+// no slash, etcd tells such keys apart.
+func (c Config) Prefix(prefix string) string {
+	if c.Backend == "consul" {
+		return strings.TrimLeft(prefix, "/")
+	}
+	return prefix
 }
