@@ -143,8 +143,8 @@ func victims(c *harness.Cluster) []victim {
 	master, standbys := c.Roles()
 	leader := c.Leader()
 	out := []victim{{"the store", []fault{
-		{"kill", c.Etcd.Kill, c.Etcd.Restart},
-		{"freeze", c.Etcd.Freeze, c.Etcd.Resume},
+		{"kill", c.Server.Kill, c.Server.Restart},
+		{"freeze", c.Server.Freeze, c.Server.Resume},
 	}}}
 	for _, k := range append(standbys, master) {
 		v := victim{"standby " + k.UID, []fault{

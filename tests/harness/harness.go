@@ -70,8 +70,8 @@ type Options struct {
 	Sentinels int // 0 is 1
 	Proxies   int
 	Spec      Spec // nil is Quick(nil)
-	Members   int  // of etcd; 0 is 1
-	// Early is called before the first process but etcd starts.
+	Members   int  // of the store; 0 is 1
+	// Early is called before the first process but the store's starts.
 	Early func(*Cluster)
 	// Keeper is called for each keeper before it starts.
 	Keeper func(*Keeper)
@@ -85,8 +85,8 @@ type Options struct {
 type Cluster struct {
 	Name      string
 	Dir       string
-	Etcd      *servers.Etcd   // the first of Members
-	Members   []*servers.Etcd // the store
+	Server    *servers.Store   // the first of Members
+	Members   []*servers.Store // the store
 	Store     *store.Client
 	Keepers   []*Keeper
 	Sentinels []*Sentinel
@@ -153,21 +153,21 @@ func uidIn(p *Process, msg string) string {
 	return fields.UID
 }
 
-// New starts an etcd and returns a cluster without processes.
+// New starts a store and returns a cluster without processes.
 func New(t testing.TB) *Cluster {
 	t.Helper()
-	return newOn(t, servers.StartEtcdCluster(t, 1))
+	return newOn(t, servers.StartStore(t, 1))
 }
 
-func newOn(t testing.TB, members []*servers.Etcd) *Cluster {
+func newOn(t testing.TB, members []*servers.Store) *Cluster {
 	t.Helper()
-	c := &Cluster{Name: "test", Password: SuperuserPassword, Dir: t.TempDir(), t: t, Etcd: members[0], Members: members, flags: []string{"--store-timeout=1s"}}
+	c := &Cluster{Name: "test", Password: SuperuserPassword, Dir: t.TempDir(), t: t, Server: members[0], Members: members, flags: []string{"--store-timeout=1s"}}
 	for role, password := range map[string]string{"su": SuperuserPassword, "repl": ReplicationPassword} {
 		if err := os.WriteFile(c.passwordFile(role), []byte(password), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	b, err := open.Backend(open.Config{Backend: "etcdv3", Endpoints: servers.Endpoints(c.Members), Timeout: 2 * time.Second})
+	b, err := open.Backend(open.Config{Backend: c.Server.Backend, Endpoints: servers.Endpoints(c.Members), Timeout: 2 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func newOn(t testing.TB, members []*servers.Etcd) *Cluster {
 // and every proxy leads to the master.
 func Start(t testing.TB, o Options) *Cluster {
 	t.Helper()
-	c := newOn(t, servers.StartEtcdCluster(t, max(o.Members, 1)))
+	c := newOn(t, servers.StartStore(t, max(o.Members, 1)))
 	if o.Flags != nil {
 		c.flags = o.Flags
 	}
@@ -266,7 +266,7 @@ func (c *Cluster) AddProxy() *Proxy {
 
 // storeFlags are the flags that all programs share.
 func (c *Cluster) storeFlags() []string {
-	return append([]string{"--cluster-name=" + c.Name, "--store-backend=etcdv3", "--store-endpoints=" + servers.Endpoints(c.Members)}, c.flags...)
+	return append([]string{"--cluster-name=" + c.Name, "--store-backend=" + c.Server.Backend, "--store-endpoints=" + servers.Endpoints(c.Members)}, c.flags...)
 }
 
 func (c *Cluster) passwordFile(role string) string { return filepath.Join(c.Dir, role+".password") }

@@ -173,7 +173,7 @@ const fastSpec = `"initMode":"new","sleepInterval":"2s","failInterval":"5s","con
 type testCluster struct {
 	t         *testing.T
 	dir       string
-	etcd      *servers.Etcd
+	server    *servers.Store
 	store     *store.Client
 	keepers   []*keeperProcess
 	sentinels []*process
@@ -193,13 +193,13 @@ type proxyProcess struct {
 	port string
 }
 
-// newCluster starts etcd only.
+// newCluster starts the store only.
 func newCluster(t *testing.T) *testCluster {
 	t.Helper()
 	needOrdinaryUser(t)
 	t.Parallel()
-	c := &testCluster{t: t, dir: t.TempDir(), etcd: servers.StartEtcd(t)}
-	b, err := open.Backend(open.Config{Backend: "etcdv3", Endpoints: c.etcd.Endpoint, Timeout: 2 * time.Second})
+	c := &testCluster{t: t, dir: t.TempDir(), server: servers.StartStore(t, 1)[0]}
+	b, err := open.Backend(open.Config{Backend: c.server.Backend, Endpoints: c.server.Endpoint, Timeout: 2 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +233,7 @@ func startCluster(t *testing.T, keepers int, spec string) *testCluster {
 }
 
 func (c *testCluster) common() []string {
-	return []string{"--cluster-name", "test", "--store-backend", "etcdv3", "--store-endpoints", c.etcd.Endpoint, "--store-timeout", storeWait}
+	return []string{"--cluster-name", "test", "--store-backend", c.server.Backend, "--store-endpoints", c.server.Endpoint, "--store-timeout", storeWait}
 }
 
 func specJSON(more string) string {

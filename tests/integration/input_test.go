@@ -140,7 +140,7 @@ func openDir(t *testing.T) string {
 func TestADaemonWaitsForTheStore(t *testing.T) {
 	t.Parallel()
 	c := harness.New(t)
-	c.Etcd.Stop()
+	c.Server.Stop()
 	s, k, p := c.AddSentinel(c.WriteSpec(harness.Quick(nil))), c.AddKeeper(), c.AddProxy()
 	s.Start()
 	k.Start()
@@ -153,7 +153,7 @@ func TestADaemonWaitsForTheStore(t *testing.T) {
 			t.Errorf("%s has logged %d errors in 8 s, want one or few:\n%s", d.Name, n, d.Log())
 		}
 	}
-	c.Etcd.Restart()
+	c.Server.Restart()
 	c.AwaitHealthy(60*time.Second, 1)
 }
 

@@ -14,13 +14,13 @@ import (
 )
 
 // storeFaults are what may befall a member of the store, and how it ends.
-var storeFaults = map[string]struct{ do, undo func(*servers.Etcd) }{
-	"killed":  {(*servers.Etcd).Kill, (*servers.Etcd).Restart},
-	"stopped": {(*servers.Etcd).Freeze, (*servers.Etcd).Resume},
+var storeFaults = map[string]struct{ do, undo func(*servers.Store) }{
+	"killed":  {(*servers.Store).Kill, (*servers.Store).Restart},
+	"stopped": {(*servers.Store).Freeze, (*servers.Store).Resume},
 }
 
 // leadingMember is the member of the store that leads it.
-func leadingMember(t *testing.T, c *harness.Cluster) *servers.Etcd {
+func leadingMember(t *testing.T, c *harness.Cluster) *servers.Store {
 	t.Helper()
 	for _, m := range c.Members {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -63,9 +63,9 @@ func TestALostStoreMemberCostsNoConnection(t *testing.T) {
 			w.AwaitRows(t, soon, 20)
 			other.AwaitRows(t, soon, 20)
 			// The endpoint in use, then whoever leads.
-			for _, pick := range []func() *servers.Etcd{
-				func() *servers.Etcd { return c.Members[0] },
-				func() *servers.Etcd { return leadingMember(t, c) },
+			for _, pick := range []func() *servers.Store{
+				func() *servers.Store { return c.Members[0] },
+				func() *servers.Store { return leadingMember(t, c) },
 			} {
 				at, m := time.Now(), pick()
 				fault.do(m)
@@ -111,7 +111,7 @@ func TestAStoreOutageEndsWithTheStore(t *testing.T) {
 			}
 			w := harness.StartWriter(c.Proxies[0].SQL())
 			w.AwaitRows(t, soon, 20)
-			fault.do(c.Etcd)
+			fault.do(c.Server)
 			harness.Await(t, soon, "the proxy has cut", func() (string, bool) { return "", w.Connections() > 0 })
 			harness.Holds(t, 10*time.Second, "PostgreSQL goes on in its roles", func() (string, bool) {
 				for i, k := range c.Keepers {
@@ -127,7 +127,7 @@ func TestAStoreOutageEndsWithTheStore(t *testing.T) {
 				}
 				return "", true
 			})
-			fault.undo(c.Etcd)
+			fault.undo(c.Server)
 			harness.Await(t, soon, "the store answers", func() (string, bool) {
 				_, err := c.TryData()
 				return "", err == nil

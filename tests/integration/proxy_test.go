@@ -103,11 +103,11 @@ func TestAProxyListensWhenTheStoreAnswers(t *testing.T) {
 	c := harness.New(t)
 	host, port := echo(t, "db1")
 	putData(t, c, routed(&cluster.Spec{}, host, port))
-	c.Etcd.Stop()
+	c.Server.Stop()
 	p := c.AddProxy()
 	p.Start()
 	harness.Holds(t, 5*time.Second, "the proxy doesn't listen", func() (string, bool) { return "", p.Running() && !listening(p) })
-	c.Etcd.Restart()
+	c.Server.Restart()
 	awaitListening(t, 10*time.Second, p, true)
 }
 
@@ -122,14 +122,14 @@ func TestAProxyOutlivesTheStore(t *testing.T) {
 	p.Start()
 	awaitListening(t, 10*time.Second, p, true)
 
-	c.Etcd.Stop()
+	c.Server.Stop()
 	keepsListening(t, proxyTimeout/3, p)
-	c.Etcd.Restart()
+	c.Server.Restart()
 	keepsListening(t, 2*proxyTimeout, p)
 
-	c.Etcd.Stop()
+	c.Server.Stop()
 	awaitListening(t, 2*proxyTimeout, p, false)
-	c.Etcd.Restart()
+	c.Server.Restart()
 	awaitListening(t, 10*time.Second, p, true)
 }
 
@@ -138,7 +138,7 @@ func TestAProxyMayListenWithoutTheStore(t *testing.T) {
 	t.Parallel()
 	c, p, _ := leadingProxy(t, "--stop-listening=false")
 	client := connect(t, p, "db1")
-	c.Etcd.Stop()
+	c.Server.Stop()
 	client.awaitCut(2 * proxyTimeout)
 	keepsListening(t, proxyTimeout, p)
 }
@@ -149,10 +149,10 @@ func TestAProxyOutlivesAFrozenStore(t *testing.T) {
 	t.Parallel()
 	c, p, _ := leadingProxy(t)
 	client := connect(t, p, "db1")
-	c.Etcd.Freeze()
+	c.Server.Freeze()
 	client.awaitCut(proxyTimeout + time.Second)
 	awaitListening(t, 2*proxyTimeout, p, false)
-	c.Etcd.Resume()
+	c.Server.Resume()
 	awaitListening(t, 10*time.Second, p, true)
 	connect(t, p, "db1")
 }

@@ -9,25 +9,17 @@ import (
 	"testing"
 )
 
-// A Consul is one Consul server, which is an agent too.
-type Consul struct {
-	// Endpoint is its URL, for --store-endpoints and --register-endpoints.
-	Endpoint string
-
-	process
-}
-
-// StartConsul starts the Consul that $CONSUL_BIN names and waits until it
-// leads. It ends with the test, and its log is shown if the test fails.
+// StartConsul starts the Consul that $CONSUL_BIN names, a server that is an
+// agent too, and waits until it leads. It ends with the test, and its log is shown if the test fails.
 // Settings are added to its configuration; nil adds none.
-func StartConsul(t testing.TB, settings map[string]any) *Consul {
+func StartConsul(t testing.TB, settings map[string]any) *Store {
 	t.Helper()
 	bin := os.Getenv("CONSUL_BIN")
 	if bin == "" {
 		t.Fatal("CONSUL_BIN names no consul; ./test fetches one")
 	}
 	dir, port := t.TempDir(), Port(t)
-	c := &Consul{Endpoint: fmt.Sprintf("http://127.0.0.1:%d", port)}
+	c := &Store{Backend: Consul, Endpoint: fmt.Sprintf("http://127.0.0.1:%d", port)}
 	c.process = process{t: t, name: "consul " + c.Endpoint, log: filepath.Join(dir, "consul.log")}
 	config := filepath.Join(dir, "ports.json")
 	all := map[string]any{"ports": map[string]any{"http": port, "server": Port(t), "serf_lan": Port(t), "serf_wan": Port(t), "dns": -1, "grpc": -1}}
@@ -43,7 +35,8 @@ func StartConsul(t testing.TB, settings map[string]any) *Consul {
 		bin, "agent", "-server", "-bootstrap", "-node", "test", "-bind", "127.0.0.1", "-client", "127.0.0.1",
 		"-data-dir", filepath.Join(dir, "data"), "-config-file", config, "-log-level", "warn",
 	}
+	c.health = c.Endpoint + "/v1/catalog/nodes?consistent" // 500 until it leads
 	c.run()
-	c.awaitOK(c.Endpoint + "/v1/catalog/nodes?consistent") // 500 until it leads
+	c.awaitReady()
 	return c
 }

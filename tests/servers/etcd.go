@@ -14,17 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An Etcd is one etcd member.
-type Etcd struct {
-	// Endpoint is its client URL, for --store-endpoints.
-	Endpoint string
-
-	process
-}
-
 // StartEtcd starts an etcd and waits until it serves. It ends with the test,
 // and its log is shown if the test fails.
-func StartEtcd(t testing.TB) *Etcd {
+func StartEtcd(t testing.TB) *Store {
 	t.Helper()
 	return StartEtcdCluster(t, 1)[0]
 }
@@ -32,9 +24,9 @@ func StartEtcd(t testing.TB) *Etcd {
 // StartEtcdTLS starts an etcd that serves https only, with this certificate
 // and key, and only clients whose certificate is signed by an authority in
 // clientCA.
-func StartEtcdTLS(t testing.TB, cert, key, clientCA string) *Etcd {
+func StartEtcdTLS(t testing.TB, cert, key, clientCA string) *Store {
 	t.Helper()
-	e := &Etcd{Endpoint: fmt.Sprintf("https://127.0.0.1:%d", Port(t))}
+	e := &Store{Backend: Etcd, Endpoint: fmt.Sprintf("https://127.0.0.1:%d", Port(t))}
 	// Without a certificate only this can be asked whether it serves.
 	metrics := fmt.Sprintf("http://127.0.0.1:%d", Port(t))
 	peer := fmt.Sprintf("http://127.0.0.1:%d", Port(t))
@@ -50,20 +42,21 @@ func StartEtcdTLS(t testing.TB, cert, key, clientCA string) *Etcd {
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "etcd0=" + peer,
 		"--cert-file", cert, "--key-file", key, "--trusted-ca-file", clientCA, "--client-cert-auth",
 	}
+	e.health = metrics + "/health"
 	e.run()
-	e.awaitOK(metrics + "/health")
+	e.awaitReady()
 	return e
 }
 
 // StartEtcdCluster starts an etcd cluster of n members and waits until all serve.
-func StartEtcdCluster(t testing.TB, n int) []*Etcd {
+func StartEtcdCluster(t testing.TB, n int) []*Store {
 	t.Helper()
 	bin, err := EtcdBinary()
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	var members []*Etcd
+	var members []*Store
 	var peers, cluster []string
 	for i := range n {
 		peers = append(peers, fmt.Sprintf("http://127.0.0.1:%d", Port(t)))
@@ -71,7 +64,8 @@ func StartEtcdCluster(t testing.TB, n int) []*Etcd {
 	}
 	for i := range n {
 		name := fmt.Sprintf("etcd%d", i)
-		e := &Etcd{Endpoint: fmt.Sprintf("http://127.0.0.1:%d", Port(t))}
+		e := &Store{Backend: Etcd, Endpoint: fmt.Sprintf("http://127.0.0.1:%d", Port(t))}
+		e.health = e.Endpoint + "/health" // a linearizable read's
 		e.process = process{t: t, name: "etcd " + e.Endpoint, log: filepath.Join(dir, name+".log")}
 		e.args = []string{
 			bin, "--name", name, "--data-dir", filepath.Join(dir, name),
@@ -87,30 +81,6 @@ func StartEtcdCluster(t testing.TB, n int) []*Etcd {
 		e.awaitReady()
 	}
 	return members
-}
-
-// Endpoints is the members' value for --store-endpoints.
-func Endpoints(members []*Etcd) string {
-	var urls []string
-	for _, e := range members {
-		urls = append(urls, e.Endpoint)
-	}
-	return strings.Join(urls, ",")
-}
-
-// Restart ends it if it runs and starts it with the same data and ports. It
-// waits until it serves.
-func (e *Etcd) Restart() {
-	e.t.Helper()
-	e.Kill()
-	e.start()
-	e.awaitReady()
-}
-
-// awaitReady waits for an answer that is a linearizable read's.
-func (e *Etcd) awaitReady() {
-	e.t.Helper()
-	e.awaitOK(e.Endpoint + "/health")
 }
 
 var built = struct {

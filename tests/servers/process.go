@@ -1,5 +1,5 @@
 // Package servers starts real servers for tests and stops them with the test:
-// etcd (etcd.go) and Consul (consul.go), on loopback ports that no other test
+// stores (store.go), which are etcd (etcd.go) or Consul (consul.go), on loopback ports that no other test
 // process takes (ports.go).
 package servers
 

@@ -57,7 +57,7 @@ const connections = "connections to PostgreSQL"
 func count(t *harness.Script, c *harness.Cluster) map[string]float64 {
 	t.Helper()
 	got := map[string]float64{}
-	resp, err := http.Get(c.Etcd.Endpoint + "/metrics")
+	resp, err := http.Get(c.Server.Endpoint + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
