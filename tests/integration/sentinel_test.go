@@ -54,6 +54,10 @@ func TestProxiesAreEnabled(t *testing.T) {
 	awaitEnabled(t, c, 3*timeout, first)
 }
 
+// sessionEnd is when a dead leader's session has surely ended: its TTL is 5 s,
+// and Consul waits for twice that.
+const sessionEnd = 15 * time.Second
+
 // When the leading sentinel is killed another leads. When it stops in order
 // that happens at once.
 func TestAnotherSentinelLeads(t *testing.T) {
@@ -77,7 +81,7 @@ func TestAnotherSentinelLeads(t *testing.T) {
 	}
 	old := c.Leader()
 	old.Kill()
-	another(old, 10*time.Second)
+	another(old, sessionEnd)
 	old.Start()
 	old.AwaitLog(soon, 0, "sentinel uid")
 	old = c.Leader()
@@ -92,7 +96,7 @@ func TestAFormerLeaderDoesNotAct(t *testing.T) {
 	c := harness.Start(t, harness.Options{Keepers: 2, Sentinels: 2, Proxies: 1})
 	old := c.Leader()
 	old.Freeze()
-	harness.Await(t, 15*time.Second, "another sentinel leads", func() (string, bool) {
+	harness.Await(t, sessionEnd, "another sentinel leads", func() (string, bool) {
 		leader := c.Leader()
 		return leader.Name, leader != old
 	})

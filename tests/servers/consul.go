@@ -22,7 +22,10 @@ func StartConsul(t testing.TB, settings map[string]any) *Store {
 	c := &Store{Backend: Consul, Endpoint: fmt.Sprintf("http://127.0.0.1:%d", port)}
 	c.process = process{t: t, name: "consul " + c.Endpoint, log: filepath.Join(dir, "consul.log")}
 	config := filepath.Join(dir, "ports.json")
-	all := map[string]any{"ports": map[string]any{"http": port, "server": Port(t), "serf_lan": Port(t), "serf_wan": Port(t), "dns": -1, "grpc": -1}}
+	all := map[string]any{
+		"performance": map[string]any{"raft_multiplier": 1}, // as its documentation wants it for production; 5 is for tiny machines
+		"ports":       map[string]any{"http": port, "server": Port(t), "serf_lan": Port(t), "serf_wan": Port(t), "dns": -1, "grpc": -1},
+	}
 	maps.Copy(all, settings)
 	b, err := json.Marshal(all)
 	if err != nil {

@@ -34,7 +34,8 @@ func StartStore(t testing.TB, members int) []*Store {
 		if members > 1 {
 			t.Skip("of Consul the tests have one server")
 		}
-		return []*Store{StartConsul(t, nil)}
+		// A dead sentinel's session ends after twice its TTL.
+		return []*Store{StartConsul(t, map[string]any{"session_ttl_min": "5s"})}
 	default:
 		t.Fatalf("STOLON_TEST_STORE_BACKEND=%s is neither %s nor %s", backend, Etcd, Consul)
 		return nil
