@@ -291,17 +291,29 @@ func TestEtcdNoCallHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.Freeze()
+	noCallHangs(t, map[string]unanswered{
+		"frozen":                {b: frozen, lease: l, names: e.Endpoint},
+		"frozen, not connected": {b: openOwn(t, e.Endpoint, time.Second), names: e.Endpoint},
+		"nobody listens":        {b: openOwn(t, nobody, time.Second), names: "http://" + nobody, why: "connection refused"},
+		"two dead ones":         {b: openOwn(t, nobody+","+e.Endpoint, time.Second), names: "http://" + nobody + "," + e.Endpoint},
+	})
+	e.Resume()
+	eventuallyGet(t, frozen)
+}
+
+// An unanswered backend, of a timeout of 1 s, is one whose store doesn't answer.
+type unanswered struct {
+	b     store.Backend
+	lease store.Lease // nil, or one to renew and revoke
+	names string      // what the error must name
+	why   string
+}
+
+// noCallHangs calls everything and wants each call to end at its timeout.
+func noCallHangs(t *testing.T, backends map[string]unanswered) {
+	t.Helper()
 	var wg sync.WaitGroup
-	for name, tt := range map[string]struct {
-		b     store.Backend
-		names string // what the error must name
-		why   string
-	}{
-		"frozen":                {frozen, e.Endpoint, ""},
-		"frozen, not connected": {openOwn(t, e.Endpoint, time.Second), e.Endpoint, ""},
-		"nobody listens":        {openOwn(t, nobody, time.Second), "http://" + nobody, "connection refused"},
-		"two dead ones":         {openOwn(t, nobody+","+e.Endpoint, time.Second), "http://" + nobody + "," + e.Endpoint, ""},
-	} {
+	for name, tt := range backends {
 		calls := map[string]func() error{
 			"Get":      func() error { _, err := tt.b.Get(t.Context(), "k"); return err },
 			"List":     func() error { _, err := tt.b.List(t.Context(), "k"); return err },
@@ -310,9 +322,9 @@ func TestEtcdNoCallHangs(t *testing.T) {
 			"Leader":   func() error { _, err := tt.b.Leader(t.Context(), "e"); return err },
 			"Campaign": func() error { _, err := tt.b.Campaign(t.Context(), "e", "uid", time.Minute); return err },
 		}
-		if name == "frozen" {
-			calls["Renew"] = func() error { return l.Renew(t.Context()) }
-			calls["Revoke"] = func() error { return l.Revoke(t.Context()) }
+		if tt.lease != nil {
+			calls["Renew"] = func() error { return tt.lease.Renew(t.Context()) }
+			calls["Revoke"] = func() error { return tt.lease.Revoke(t.Context()) }
 		}
 		for call, f := range calls {
 			wg.Go(func() {
@@ -334,8 +346,6 @@ func TestEtcdNoCallHangs(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	e.Resume()
-	eventuallyGet(t, frozen)
 }
 
 func eventuallyGet(t *testing.T, b store.Backend) {

@@ -5,6 +5,7 @@ package integration
 import (
 	"context"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,28 +28,36 @@ func getOver(t *testing.T, conf open.Config) error {
 
 func TestEtcdThatDemandsCertificates(t *testing.T) {
 	t.Parallel()
-	ours, theirs := certs.New(t, t.TempDir(), "ours"), certs.New(t, t.TempDir(), "theirs")
-	serverCert, serverKey := ours.Sign("server")
+	ours := certs.New(t, t.TempDir(), "ours")
+	cert, key := ours.Sign("server")
+	demandsCertificates(t, servers.StartEtcdTLS(t, cert, key, ours.File), ours)
+}
+
+// demandsCertificates tries what a client may say to a server that demands a
+// certificate of ours and has one itself.
+func demandsCertificates(t *testing.T, server *servers.Store, ours *certs.Authority) {
+	t.Helper()
+	theirs := certs.New(t, t.TempDir(), "theirs")
 	cert, key := ours.Sign("client")
 	otherCert, otherKey := theirs.Sign("client")
-	etcd := servers.StartEtcdTLS(t, serverCert, serverKey, ours.File)
 	tests := []struct {
-		name string
-		conf open.Config
-		good bool
+		name  string
+		conf  open.Config
+		names string // the flag at fault; "" when the read succeeds
 	}{
-		{"the client's certificate and the right authority", open.Config{CAFile: ours.File, CertFile: cert, KeyFile: key}, true},
-		{"an authority that did not sign the server's", open.Config{CAFile: theirs.File, CertFile: cert, KeyFile: key}, false},
-		{"the system's authorities", open.Config{CertFile: cert, KeyFile: key}, false},
-		{"any server is trusted", open.Config{SkipTLSVerify: true, CertFile: cert, KeyFile: key}, true},
-		{"no client certificate", open.Config{CAFile: ours.File}, false},
-		{"a client certificate that nobody knows", open.Config{CAFile: ours.File, CertFile: otherCert, KeyFile: otherKey}, false},
+		{"the client's certificate and the right authority", open.Config{CAFile: ours.File, CertFile: cert, KeyFile: key}, ""},
+		{"an authority that did not sign the server's", open.Config{CAFile: theirs.File, CertFile: cert, KeyFile: key}, "--store-ca-file"},
+		{"the system's authorities", open.Config{CertFile: cert, KeyFile: key}, "--store-ca-file"},
+		{"any server is trusted", open.Config{SkipTLSVerify: true, CertFile: cert, KeyFile: key}, ""},
+		{"no client certificate", open.Config{CAFile: ours.File}, "--store-cert-file"},
+		{"a client certificate that nobody knows", open.Config{CAFile: ours.File, CertFile: otherCert, KeyFile: otherKey}, "--store-cert-file"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			tt.conf.Backend, tt.conf.Endpoints, tt.conf.Timeout = "etcdv3", etcd.Endpoint, 2*time.Second
-			if err := getOver(t, tt.conf); (err == nil) != tt.good {
-				t.Errorf("a read with %+v = %v, want it to succeed: %t", tt.conf, err, tt.good)
+			tt.conf.Backend, tt.conf.Endpoints, tt.conf.Timeout = server.Backend, server.Endpoint, 2*time.Second
+			err := getOver(t, tt.conf)
+			if tt.names == "" && err != nil || tt.names != "" && (err == nil || !strings.Contains(err.Error(), tt.names)) {
+				t.Errorf("a read with %+v = %v, want %q in an error", tt.conf, err, tt.names)
 			}
 		})
 	}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -155,6 +156,8 @@ func refused(errs api.TxnErrors, conditions int) error {
 		switch {
 		case strings.Contains(e.What, "lock delay"):
 			return errLockDelay
+		case strings.Contains(e.What, "Permission denied"):
+			return &statusError{http.StatusForbidden, e.What} // as of other requests
 		case e.OpIndex < conditions:
 			return &refusal{store.ErrConflict}
 		case strings.Contains(e.What, "invalid session"):

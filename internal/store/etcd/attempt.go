@@ -120,9 +120,20 @@ func code(err error) codes.Code {
 // context.DeadlineExceeded.
 func (b *Backend) silent(what string, after time.Duration, cause error) error {
 	return &silentError{
-		text: fmt.Sprintf("etcd %s does not answer within %s%s; check --store-endpoints and that etcd has a quorum (%s)",
-			strings.Join(b.endpoints, ","), after.Round(100*time.Millisecond), reason(cause), what),
+		text: fmt.Sprintf("etcd %s does not answer within %s%s; check %s (%s)",
+			strings.Join(b.endpoints, ","), after.Round(100*time.Millisecond), reason(cause), toCheck(cause), what),
 	}
+}
+
+// toCheck is what to look at. gRPC tells what TLS said by words only.
+func toCheck(cause error) string {
+	switch text := cause.Error(); {
+	case strings.Contains(text, "tls: failed to verify certificate"):
+		return "--store-ca-file: etcd's certificate is not trusted"
+	case strings.Contains(text, "remote error: tls: "):
+		return "--store-cert-file and --store-key: etcd refuses the client's certificate"
+	}
+	return "--store-endpoints and that etcd has a quorum"
 }
 
 type silentError struct{ text string }
