@@ -96,6 +96,7 @@ var sleeps = map[string]string{
 	"tests/integration/input_test.go TestAnotherFormatVersionIsLeftAlone":     "nothing must happen",
 	"tests/integration/proxy_test.go TestAFrozenProxyComesBackWithoutClients": "the proxy is frozen for so long",
 	"tests/integration/sentinel_test.go TestAnotherSentinelLeads":             "the follower has entered the election",
+	"tests/integration/store_auth_test.go rest":                               "it waits for time to pass, see there",
 	"tests/integration/store_etcd_test.go TestEtcdWatchSurvivesCompaction":    "etcd is frozen for so long",
 }
 

@@ -23,6 +23,8 @@ type Common struct {
 	StoreCAFile     string
 	StoreSkipVerify bool
 	StoreTokenFile  string
+	StoreUsername   string
+	StorePassword   secretFile
 	MetricsAddress  string
 	LogLevel        string
 
@@ -43,6 +45,8 @@ func (c *Common) Add(fs *pflag.FlagSet) {
 	fs.StringVar(&c.StoreCAFile, "store-ca-file", "", "certificates that the store's is verified with, PEM (default the system's)")
 	fs.BoolVar(&c.StoreSkipVerify, "store-skip-tls-verify", false, "do not verify the store's certificate (insecure)")
 	fs.StringVar(&c.StoreTokenFile, "store-token-file", "", "file with the ACL token for Consul, read for each request (default what CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE say)")
+	fs.StringVar(&c.StoreUsername, "store-username", "", "user of etcd; needs a password")
+	fs.Var(&c.StorePassword, "store-password-file", "file with the password of --store-username, read for each login; the password itself may be in the environment, in the variable of this flag without _FILE")
 	fs.StringVar(&c.MetricsAddress, "metrics-listen-address", "", "host:port to serve Prometheus metrics on; empty serves none")
 	fs.String("kube-resource-kind", "", "kept for 0.17; the kubernetes backend is not supported")
 	fs.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
@@ -84,6 +88,7 @@ func (c *Common) store() open.Config {
 		Backend: c.StoreBackend, Endpoints: c.StoreEndpoints, Timeout: c.StoreTimeout,
 		CertFile: c.StoreCertFile, KeyFile: c.StoreKey, CAFile: c.StoreCAFile, SkipTLSVerify: c.StoreSkipVerify,
 		TokenFile: c.StoreTokenFile,
+		Username:  c.StoreUsername, Password: c.StorePassword.password(),
 	}
 }
 

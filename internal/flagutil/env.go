@@ -19,6 +19,9 @@ func FromEnv(fs *pflag.FlagSet, prefix string, getenv func(string) string) error
 			return
 		}
 		name := EnvName(prefix, f.Name)
+		if secret, ok := f.Value.(*secretFile); ok {
+			secret.fromEnv(name, getenv)
+		}
 		value := getenv(name)
 		if value == "" {
 			return

@@ -2,6 +2,7 @@ package flagutil_test
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -66,5 +67,46 @@ func TestCommonCheck(t *testing.T) {
 	c := flagutil.Common{ClusterName: "c", StoreBackend: "etcdv3"}
 	if err := c.Check(); err == nil || !strings.Contains(err.Error(), "--store-timeout") {
 		t.Errorf("Check without a timeout = %v", err)
+	}
+}
+
+func TestThePasswordOfTheStore(t *testing.T) {
+	const user, file = "--store-username=u", "--store-password-file=/f"
+	tests := []struct {
+		name string
+		vars map[string]string
+		args []string
+		want string // what Check says; "" is nothing
+	}{
+		{"by file", nil, []string{user, file}, ""},
+		{"by environment", map[string]string{"STPROXY_STORE_PASSWORD": "topsecret"}, []string{user}, ""},
+		{"all by environment", map[string]string{"STPROXY_STORE_USERNAME": "u", "STPROXY_STORE_PASSWORD_FILE": "/f"}, nil, ""},
+		{"of another program", map[string]string{"STKEEPER_STORE_PASSWORD": "topsecret"}, []string{user}, "--store-username is given without a password"},
+		{"both", map[string]string{"STPROXY_STORE_PASSWORD": "topsecret"}, []string{user, file}, "only one of --store-password-file and STPROXY_STORE_PASSWORD"},
+		{"none", nil, []string{user}, "give --store-password-file"},
+		{"without a user", map[string]string{"STPROXY_STORE_PASSWORD": "topsecret"}, nil, "(STPROXY_STORE_PASSWORD) without --store-username"},
+		{"for Consul", nil, []string{"--store-backend=consul", user, file}, "--store-token-file"},
+		{"as an argument", nil, []string{user, "--store-password=topsecret"}, "unknown flag: --store-password"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var c flagutil.Common
+			fs := pflag.NewFlagSet("x", pflag.ContinueOnError)
+			fs.SetOutput(new(bytes.Buffer))
+			c.Add(fs)
+			err := flagutil.FromEnv(fs, "STPROXY", env(tt.vars))
+			if err == nil {
+				err = fs.Parse(append([]string{"--cluster-name=c", "--store-backend=etcdv3"}, tt.args...))
+			}
+			if err == nil {
+				err = c.Check()
+			}
+			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("Check = %v, want %q", err, tt.want)
+			}
+			if text := fmt.Sprint(err) + fmt.Sprintf("%+v %#v", c, c); strings.Contains(text, "topsecret") {
+				t.Errorf("the password is shown: %s", text)
+			}
+		})
 	}
 }

@@ -352,12 +352,19 @@ func TestProgramsGetNoSettingsThatLeadElsewhere(t *testing.T) {
 	t.Setenv("PGHOST", "elsewhere")
 	t.Setenv("PGDATA", "/elsewhere")
 	t.Setenv("PGSSLROOTCERT", "/ca")
+	t.Setenv("STKEEPER_STORE_PASSWORD", "topsecret")
+	t.Setenv("STKEEPER_STORE_PASSWORD_FILE", "/password")
 	env := environment()
 	if slices.Contains(env, "PGHOST=elsewhere") || slices.Contains(env, "PGDATA=/elsewhere") {
 		t.Errorf("environment has %v", env)
 	}
-	if !slices.Contains(env, "PGSSLROOTCERT=/ca") {
-		t.Error("environment lacks PGSSLROOTCERT")
+	if slices.Contains(env, "STKEEPER_STORE_PASSWORD=topsecret") {
+		t.Error("environment has the keeper's password")
+	}
+	for _, want := range []string{"PGSSLROOTCERT=/ca", "STKEEPER_STORE_PASSWORD_FILE=/password"} {
+		if !slices.Contains(env, want) {
+			t.Errorf("environment lacks %s", want)
+		}
 	}
 }
 

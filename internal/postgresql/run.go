@@ -368,11 +368,13 @@ func (i *Instance) program(name string) (string, error) {
 }
 
 // environment is ours without what would lead PostgreSQL's programs to another
-// server, directory or password.
+// server, directory or password, and without the keeper's own passwords.
 func environment() []string {
 	var env []string
 	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "PG") || strings.HasPrefix(v, "PGSSL") {
+		name, _, _ := strings.Cut(v, "=")
+		misleads := strings.HasPrefix(name, "PG") && !strings.HasPrefix(name, "PGSSL")
+		if !misleads && !(strings.HasPrefix(name, "STKEEPER_") && strings.HasSuffix(name, "_PASSWORD")) {
 			env = append(env, v)
 		}
 	}

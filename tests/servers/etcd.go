@@ -14,11 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// StartEtcd starts an etcd and waits until it serves. It ends with the test,
-// and its log is shown if the test fails.
-func StartEtcd(t testing.TB) *Store {
+// StartEtcd starts an etcd, with these arguments more, and waits until it
+// serves. It ends with the test, and its log is shown if the test fails.
+func StartEtcd(t testing.TB, args ...string) *Store {
 	t.Helper()
-	return StartEtcdCluster(t, 1)[0]
+	return StartEtcdCluster(t, 1, args...)[0]
 }
 
 // StartEtcdTLS starts an etcd that serves https only, with this certificate
@@ -48,8 +48,9 @@ func StartEtcdTLS(t testing.TB, cert, key, clientCA string) *Store {
 	return e
 }
 
-// StartEtcdCluster starts an etcd cluster of n members and waits until all serve.
-func StartEtcdCluster(t testing.TB, n int) []*Store {
+// StartEtcdCluster starts an etcd cluster of n members, each with these
+// arguments more, and waits until all serve.
+func StartEtcdCluster(t testing.TB, n int, args ...string) []*Store {
 	t.Helper()
 	bin, err := EtcdBinary()
 	if err != nil {
@@ -74,6 +75,7 @@ func StartEtcdCluster(t testing.TB, n int) []*Store {
 			"--initial-cluster", strings.Join(cluster, ","), "--initial-cluster-state", "new",
 			"--initial-cluster-token", t.Name(), "--log-level", "warn",
 		}
+		e.args = append(e.args, args...)
 		e.run()
 		members = append(members, e)
 	}

@@ -38,12 +38,12 @@ func (b *Backend) attempts(ctx context.Context, what string, do func(context.Con
 	var last error
 	for n := 0; ; n++ {
 		i := b.current.Load()
-		err := b.attempt(ctx, n, b.clients[i], do)
+		err := b.attempt(ctx, n, i, do)
 		if err == nil {
 			return lost, nil
 		}
 		if !again(err) {
-			return lost, fmt.Errorf("etcd: %s: %w", what, err)
+			return lost, fmt.Errorf("etcd: %s: %w", what, explained(err))
 		}
 		if ctx.Err() == nil || last == nil {
 			last = err // the end of the time is less telling than what came before
@@ -65,7 +65,7 @@ func (b *Backend) attempts(ctx context.Context, what string, do func(context.Con
 	}
 }
 
-func (b *Backend) attempt(ctx context.Context, n int, c *clientv3.Client, do func(context.Context, *clientv3.Client) error) error {
+func (b *Backend) attempt(ctx context.Context, n int, member int64, do func(context.Context, *clientv3.Client) error) error {
 	if len(b.clients) > 1 {
 		limit := min(longestAttempt, b.timeout/time.Duration(len(b.clients)))
 		if end, ok := ctx.Deadline(); ok && n >= len(b.clients) {
@@ -75,7 +75,7 @@ func (b *Backend) attempt(ctx context.Context, n int, c *clientv3.Client, do fun
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	return rpctypes.Error(do(ctx, c))
+	return b.login.do(ctx, member, b.clients[member], do)
 }
 
 // leave makes the endpoint after i the one in use, unless somebody did.
@@ -103,6 +103,9 @@ func again(err error) bool {
 
 // neverSent reports whether the request surely has not reached etcd.
 func neverSent(err error) bool {
+	if errors.As(err, new(*unsent)) {
+		return true
+	}
 	text := err.Error()
 	return code(err) == codes.Unavailable &&
 		(strings.Contains(text, "transport: Error while dialing") || strings.Contains(text, "transport: authentication handshake failed"))
@@ -114,6 +117,17 @@ func code(err error) codes.Code {
 		return e.Code()
 	}
 	return status.Code(err)
+}
+
+// explained adds what to look at.
+func explained(err error) error {
+	switch {
+	case errors.Is(err, rpctypes.ErrUserEmpty):
+		return fmt.Errorf("%w: it lets in users only; give --store-username and --store-password-file", err)
+	case errors.Is(err, rpctypes.ErrPermissionDenied):
+		return fmt.Errorf("%w: the user needs readwrite on the keys below --store-prefix (etcdctl role grant-permission)", err)
+	}
+	return err
 }
 
 // silent is the error of a request that nobody answered. It unwraps to

@@ -28,6 +28,8 @@ type Config struct {
 	Endpoints string        // comma separated host:port, http:// or https:// URLs; "" is DefaultEndpoints
 	Timeout   time.Duration // of one request
 	TLS       dial.TLS
+	User      string // "" is none
+	Password  dial.Password
 }
 
 // A Backend is a client of one etcd cluster. It has a connection of its own
@@ -37,6 +39,7 @@ type Backend struct {
 	endpoints []string
 	clients   []*clientv3.Client // by endpoint; they connect when first used
 	current   atomic.Int64       // the endpoint in use
+	login     *login             // nil without a user
 	timeout   time.Duration
 	work      store.Background
 }
@@ -67,7 +70,11 @@ func Open(c Config) (*Backend, error) {
 	if !https {
 		tlsConfig = nil
 	}
-	b := &Backend{endpoints: endpoints, timeout: c.Timeout}
+	login, err := newLogin(c.User, c.Password, len(endpoints))
+	if err != nil {
+		return nil, err
+	}
+	b := &Backend{endpoints: endpoints, login: login, timeout: c.Timeout}
 	for _, e := range endpoints {
 		client, err := clientv3.New(clientv3.Config{
 			Endpoints:            []string{e},

@@ -51,7 +51,13 @@ func (b *Backend) watchOnce(ctx context.Context, prefix string, out chan store.C
 		return err
 	}
 	i := b.current.Load() // the one that answered
-	err = b.stream(ctx, b.clients[i], prefix, snap, out, func() bool { return b.current.Load() != i })
+	asking, cancel := context.WithTimeout(ctx, b.timeout)
+	token, err := b.login.token(asking, i, b.clients[i])
+	cancel()
+	if err != nil {
+		return err
+	}
+	err = b.stream(with(ctx, token), b.clients[i], prefix, snap, out, func() bool { return b.current.Load() != i })
 	if ctx.Err() == nil {
 		b.leave(i)
 	}

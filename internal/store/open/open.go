@@ -29,6 +29,8 @@ type Config struct {
 	CAFile        string        // --store-ca-file; "" is the system's roots
 	SkipTLSVerify bool          // --store-skip-tls-verify
 	TokenFile     string        // --store-token-file, for Consul
+	Username      string        // --store-username, for etcd
+	Password      dial.Password // --store-password-file or the environment
 }
 
 // Check reports what is wrong with the choice of backend, without opening
@@ -41,8 +43,11 @@ func (c Config) Check() error {
 		if c.TokenFile != "" {
 			return errors.New("--store-token-file is Consul's; --store-backend etcdv3 has no token")
 		}
-		return nil
+		return c.Password.Check(c.Username)
 	case "consul":
+		if c.Username != "" || c.Password.Given() {
+			return errors.New("--store-username and --store-password-file are etcd's; Consul has tokens (--store-token-file)")
+		}
 		return nil
 	case "etcd", "etcdv2":
 		return fmt.Errorf("store backend %q is not supported: the etcd v2 API is gone from etcd itself; use --store-backend etcdv3 (the data of 0.17's etcdv2 backend moves by \"stolonctl clusterdata read\" and \"write\")", c.Backend)
@@ -64,7 +69,7 @@ func Backend(c Config) (store.Backend, error) {
 	tls := dial.TLS{CertFile: c.CertFile, KeyFile: c.KeyFile, CAFile: c.CAFile, SkipVerify: c.SkipTLSVerify}
 	switch c.Backend {
 	case "etcdv3":
-		b, err = etcd.Open(etcd.Config{Endpoints: c.Endpoints, Timeout: timeout, TLS: tls})
+		b, err = etcd.Open(etcd.Config{Endpoints: c.Endpoints, Timeout: timeout, TLS: tls, User: c.Username, Password: c.Password})
 	case "consul":
 		b, err = consul.Open(consul.Config{Endpoint: c.Endpoints, Timeout: timeout, TLS: tls, TokenFile: c.TokenFile})
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"stolon/internal/store/dial"
 	"stolon/internal/store/open"
 )
 
@@ -64,6 +65,12 @@ func TestBackend(t *testing.T) {
 		{"missing token", open.Config{Backend: "consul", TokenFile: "/no/such"}, "--store-token-file: open /no/such"},
 		{"two tokens", open.Config{Backend: "consul", TokenFile: cert}, "--store-token-file " + cert + " holds no token"},
 		{"a token for etcd", open.Config{Backend: "etcdv3", TokenFile: junk}, "--store-token-file is Consul's"},
+		{"a user for consul", open.Config{Backend: "consul", Username: "u", Password: dial.Password{File: cert}}, "--store-username and --store-password-file are etcd's"},
+		{"a user", open.Config{Backend: "etcdv3", Username: "u", Password: dial.Password{File: junk}}, ""},
+		{"a user without password", open.Config{Backend: "etcdv3", Username: "u"}, "--store-username is given without a password"},
+		{"a password without user", open.Config{Backend: "etcdv3", Password: dial.Password{File: junk}}, "(--store-password-file " + junk + ") without --store-username"},
+		{"missing password", open.Config{Backend: "etcdv3", Username: "u", Password: dial.Password{File: "/no/such"}}, "--store-password-file: open /no/such"},
+		{"empty password", open.Config{Backend: "etcdv3", Username: "u", Password: dial.Password{File: "/dev/null"}}, "--store-password-file /dev/null holds no password"},
 		{"default endpoints", open.Config{Backend: "etcdv3"}, ""},
 		{"host and port", open.Config{Backend: "etcdv3", Endpoints: "a:1,b:2"}, ""},
 		{"mixed forms of http", open.Config{Backend: "etcdv3", Endpoints: "a:1,http://b:2"}, ""},
