@@ -304,8 +304,8 @@ func TestConsulDemandsAToken(t *testing.T) {
 	if _, err := b.Commit(t.Context(), []store.Condition{leader.Leading()}, []store.Op{{Key: "stolon/cluster/c/k", Value: []byte("2")}}); err != nil {
 		t.Errorf("a leader's Commit = %v", err)
 	}
-	if snap, err := b.List(t.Context(), "stolon/cluster/c/"); err != nil || len(snap.KVs) != 1 {
-		t.Errorf("List = %v, %v, want one key", snap, err)
+	if snap, err := b.List(t.Context(), "stolon/cluster/c/"); err != nil || len(snap.KVs) != 2 {
+		t.Errorf("List = %v, %v, want the key and the lead", snap, err)
 	}
 	if _, err := b.Commit(t.Context(), nil, []store.Op{{Key: "other", Value: []byte("v")}}); err == nil {
 		t.Error("the token may write elsewhere: the test's policy is not in force")
