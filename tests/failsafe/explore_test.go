@@ -14,6 +14,8 @@ type finding struct {
 	whole  bool     // every reachable state was seen
 	why    string   // what was broken, "" for nothing
 	run    []string // the shortest schedule that breaks it
+
+	elections int // that a walk came by
 }
 
 func (f finding) String() string {
@@ -150,6 +152,9 @@ func (m model) walk(seed uint64, walks, length int) finding {
 				dice -= mood[xs[i].kind]
 			}
 			run = m.note(run, &now, xs[i], &s, &to[i])
+			if xs[i].kind == electionDone {
+				f.elections++
+			}
 			s = to[i]
 			f.states++
 			if f.why = s.broken(m.bounds); f.why != "" {

@@ -4,16 +4,16 @@
 // of the product runs here, and the product has no failsafe; doc/failsafe.md
 // tells what came of it.
 //
-// Start with state_test.go (what is modelled), then steps_test.go (what can
-// happen next) and broken in the former (what must never be). explore_test.go
-// walks all of it. study_test.go and plants_test.go are the results,
-// outage_test.go is about keeping the route rather than about losing it.
+// Start with state_test.go: what is modelled, and what must never be. Then
+// steps_test.go: what can happen next. explore_test.go walks all of it.
+// study_test.go and plants_test.go are the results, outage_test.go is about
+// keeping the route rather than about losing it.
 //
 // Everything deep: heavy go test ./tests/failsafe -deep -timeout 3h
 package failsafe
 
-// rules is a version of the protocol. Times are in ticks of equal clocks, so
-// there are no margins, unless drift is on.
+// rules is a version of the protocol. Times are in ticks. Clocks are
+// equal, so there are no margins, unless drift is set.
 type rules struct {
 	timeout int8 // T: how long a check, or a round of promises, lets a proxy lead
 	wait    int8 // how long a silent proxy is awaited (S4, F4)
@@ -43,8 +43,8 @@ type rules struct {
 	admits            bool // F5: a newcomer leads only once it was admitted
 	admittedByMembers bool // F5: by one who was itself
 
-	// One of proxies and sentinels has a clock that is 5 % slow against the others'.
-	drift bool
+	// Clocks: of so many ticks the proxies miss one. 0: none.
+	drift int8
 }
 
 // quorum is whose promises a proxy needs.
@@ -69,8 +69,8 @@ func plain(timeout int8) rules {
 }
 
 // asWritten is F1 to F6 by the letter: more waiting, but it doesn't say what
-// happens to a deadline that has passed, nor what a check means whose answer
-// was lost.
+// happens to a deadline that has passed; and a check whose answer was lost
+// changes nothing.
 func asWritten(timeout int8) rules {
 	r := plain(timeout)
 	r.wait, r.waitsFromCut = 2*timeout, true

@@ -202,35 +202,28 @@ func (m model) mayPromise(s *state, p, n int) bool {
 func (m model) sentinelNext(s *state, n int, do func(step, func(*state))) {
 	x := func(k kind) step { return step{kind: k, sentinel: n} }
 	z := &s.sentinel[n]
-	do(x(sentinelReads), func(t *state) {
-		y := &t.sentinel[n]
-		for p := range m.proxies {
-			y.wait[p] = max(y.wait[p], 0)
-		}
-		y.unheard = 0
-		if m.samePage {
-			y.knows = t.epoch
-		}
-		if !m.writeCompares {
-			y.leads = in(t.admitted, n)
-		}
-	})
+	do(x(sentinelReads), func(t *state) { m.reads(t, n) })
 	do(x(sentinelRestarts), func(t *state) { t.restart(m.rules, n) })
 	if m.mayWrite(s, n) && z.hold == 0 {
 		switch {
 		case !s.cut:
 			do(x(cutRoute), func(t *state) {
 				t.cut = true
+				m.reads(t, n)
 				m.generationChanged(t)
 				m.restartWaits(t, n)
 			})
 		default:
 			do(x(giveRoute), func(t *state) {
 				t.cut = false
+				m.reads(t, n)
 				m.generationChanged(t)
 			})
 			if all(m.proxies, func(p int) bool { return s.proxy[p].saidCut || z.wait[p] >= m.wait }) {
-				do(x(sendElection), func(t *state) { t.electing = true })
+				do(x(sendElection), func(t *state) {
+					m.reads(t, n)
+					t.electing = true
+				})
 			}
 		}
 	}
@@ -241,8 +234,26 @@ func (m model) sentinelNext(s *state, n int, do func(step, func(*state))) {
 		if in(s.members[s.epoch]&^s.admitted, c) && all(m.proxies, func(p int) bool {
 			return s.proxy[p].saidEpoch >= s.joined[c] || z.wait[p] >= m.wait
 		}) {
-			do(step{kind: sendAdmission, sentinel: n, other: c}, func(t *state) { t.admitting |= 1 << c })
+			do(step{kind: sendAdmission, sentinel: n, other: c}, func(t *state) {
+				m.reads(t, n)
+				t.admitting |= 1 << c
+			})
 		}
+	}
+}
+
+// reads is what a sentinel keeps of a look at the store. Each write follows one.
+func (m model) reads(t *state, n int) {
+	z := &t.sentinel[n]
+	for p := range m.proxies {
+		z.wait[p] = max(z.wait[p], 0)
+	}
+	z.unheard = 0
+	if m.samePage {
+		z.knows = t.epoch
+	}
+	if !m.writeCompares {
+		z.leads = in(t.admitted, n)
 	}
 }
 
@@ -334,8 +345,8 @@ func (m model) restartWaits(t *state, author int) {
 // pass is a tick.
 func (m model) pass(t *state) {
 	slow := false
-	if m.drift {
-		t.moment = (t.moment + 1) % 21
+	if m.drift > 0 {
+		t.moment = (t.moment + 1) % m.drift
 		slow = t.moment == 0
 	}
 	for p := range m.proxies {
@@ -393,7 +404,7 @@ func (x step) tell(m model, from, to *state) string {
 	case checkFails:
 		return fmt.Sprintf("the check of %s fails: something has changed", p)
 	case checkAnswered:
-		return fmt.Sprintf("%s hears that its check is done, and leads for %d ticks", p, to.proxy[x.proxy].left)
+		return fmt.Sprintf("%s hears that its check is done; ticks to its deadline: %d", p, to.proxy[x.proxy].left)
 	case checkLost:
 		return fmt.Sprintf("%s gets no answer to its check", p)
 	case proxyRestarts:
@@ -403,7 +414,7 @@ func (x step) tell(m model, from, to *state) string {
 	case sentinelPromises:
 		return fmt.Sprintf("%s promises %s that it writes nothing", s, p)
 	case proxyExtends:
-		return fmt.Sprintf("%s has promises enough, and leads for %d ticks", p, to.proxy[x.proxy].left)
+		return fmt.Sprintf("%s has promises enough; ticks to its deadline: %d", p, to.proxy[x.proxy].left)
 	case sentinelReads:
 		return s + " reads"
 	case sentinelRestarts:
@@ -416,7 +427,7 @@ func (x step) tell(m model, from, to *state) string {
 		why := ""
 		for n := range m.proxies {
 			if !from.proxy[n].saidCut {
-				why += fmt.Sprintf("; proxy %d has been silent for %d ticks", n+1, from.sentinel[x.sentinel].wait[n])
+				why += fmt.Sprintf("; proxy %d has not been heard of for %d ticks", n+1, from.sentinel[x.sentinel].wait[n])
 			}
 		}
 		return s + " sends an election (CAS2)" + why
