@@ -44,6 +44,23 @@ type KeeperInfo struct {
 	Refuses string `json:"refuses,omitempty"`
 	// Foreign is the data that the keeper holds when that isn't this cluster's.
 	Foreign *ForeignData `json:"foreign,omitempty"`
+	// Pong is the nonce of the last ping that was answered (protocols.md K12).
+	Pong string `json:"pong,omitempty"`
+	// Suspect is the DB that the instance follows, when its WAL receiver has
+	// lost that and its address refuses connections; "" when not.
+	Suspect string `json:"suspect,omitempty"`
+}
+
+// ExtPings is followed by a keeper's UID: the name below ext/ of the PingRequest that
+// it shall answer.
+const ExtPings = "pings/"
+
+// PingRequest asks a keeper for a sign of life, whatever its PostgreSQL does.
+type PingRequest struct {
+	ClusterUID string `json:"clusterUID"`
+	DB         string `json:"db"`
+	BootUUID   string `json:"bootUUID"` // of the keeper process that is meant
+	Nonce      string `json:"nonce"`
 }
 
 // ForeignData is a data directory that was not made for the present cluster.
@@ -131,6 +148,12 @@ type ProxyInfo struct {
 	Generation   int64         `json:"Generation"`
 	ProxyTimeout time.Duration `json:"ProxyTimeout"` // nanoseconds in JSON
 
-	// Unknown to 0.17, which ignores it.
+	// Unknown to 0.17, which ignores them.
 	Features []Feature `json:"features,omitempty"`
+	// Suspect is the DB that clients are led to, when its address refuses
+	// connections; "" when it doesn't, or isn't known to.
+	Suspect string `json:"suspect,omitempty"`
+	// MasterSeen is how long before this publication the master was last seen to
+	// live: a byte came from it, or it took a connection. 0: not on this route.
+	MasterSeen time.Duration `json:"masterSeen,omitempty"` // nanoseconds in JSON
 }

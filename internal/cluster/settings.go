@@ -39,6 +39,8 @@ type Settings struct {
 	// SyncLogicalSlots keeps failover logical slots in step on the standbys, with
 	// PostgreSQL 17 and later.
 	SyncLogicalSlots bool `json:"syncLogicalSlots,omitempty"`
+	// FastFailover as the spec has it; see ConfirmDeaths.
+	FastFailover *bool `json:"fastFailover,omitempty"`
 }
 
 // DefaultMaxStandbyLag is what 0.17 has (1024*1204, though its documentation
@@ -83,6 +85,7 @@ func (s *Spec) Settings() Settings {
 		PGHBA:                            s.PGHBA,
 		AutomaticPgRestart:               or(s.AutomaticPgRestart, false),
 		SyncLogicalSlots:                 or(s.SyncLogicalSlots, false),
+		FastFailover:                     s.FastFailover,
 	}
 }
 
@@ -91,6 +94,10 @@ func (s *Spec) Settings() Settings {
 func (s Settings) Synchronous() bool {
 	return s.SynchronousReplication && s.Role == RoleMaster
 }
+
+// ConfirmDeaths reports whether a master whose death is confirmed is replaced
+// before FailInterval, which it is unless fastFailover says no.
+func (s Settings) ConfirmDeaths() bool { return or(s.FastFailover, true) }
 
 func seconds(n int) Duration { return Duration{time.Duration(n) * time.Second} }
 

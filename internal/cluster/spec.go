@@ -35,9 +35,10 @@ type Spec struct {
 	PGHBA                            []string          `json:"pgHBA"` // nil: the two default lines; empty: none
 	AutomaticPgRestart               *bool             `json:"automaticPgRestart"`
 
-	// Unknown to 0.17, which drops it at its next write.
+	// Unknown to 0.17, which drops them at its next write.
 
 	SyncLogicalSlots *bool `json:"syncLogicalSlots,omitempty"`
+	FastFailover     *bool `json:"fastFailover,omitempty"`
 }
 
 // SUReplAccessMode is the shape of the pg_hba lines for the superuser and the

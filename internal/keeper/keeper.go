@@ -2,16 +2,18 @@
 // instance to what the cluster data asks of it, and tells the cluster what the
 // instance is.
 //
-// Four goroutines, each started and awaited by Run: watch follows the cluster
+// A few goroutines, each started and awaited by Run: watch follows the cluster
 // data (data.go), converge takes step after step (converge.go, steps.go),
-// sample looks at the instance and publish tells of it (report.go). They meet
-// in a few values below one mutex, which is never held across a call.
+// sample looks at the instance and publish tells of it (report.go), one answers
+// pings (ping.go). They meet in a few values below one mutex, which is never
+// held across a call.
 package keeper
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 	"regexp"
 	"sync"
@@ -85,6 +87,8 @@ type shared struct {
 	downtime     string
 	stopping     bool
 	cutAt        time.Duration // when the route was last seen cut
+	published    published
+	suspect      string // the followed DB, when it refuses connections
 	secrets      secrets
 	// cancelStep ends a long step that the cluster data no longer wants: when
 	// it isn't stepFor any more.
@@ -157,6 +161,11 @@ func New(o Options) (*Keeper, error) {
 	case o.UID != "" && !validUID.MatchString(o.UID):
 		return nil, fmt.Errorf("keeper uid %q not valid. It can contain only lower-case letters, numbers and the underscore character", o.UID)
 	}
+	if o.Dial == nil {
+		o.Dial = func(ctx context.Context, address string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}
+	}
 	l, err := loadLocal(o.Files)
 	if err != nil {
 		return nil, err
@@ -209,6 +218,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	g.Go(func() error { k.sampleLoop(gctx); return nil })
 	g.Go(func() error { k.publishLoop(gctx); return nil })
 	g.Go(func() error { k.passwordLoop(gctx); return nil })
+	g.Go(func() error { k.answerPings(gctx); return nil })
 	// A step under way ends before the instance is stopped, so that it can't
 	// start it again.
 	err := g.Wait()

@@ -1,6 +1,8 @@
 package keeper
 
 import (
+	"context"
+	"net"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -71,6 +73,9 @@ type Options struct {
 	// ResyncWithoutAside: where there is no room for both, the old data may go
 	// before a copy is made.
 	ResyncWithoutAside bool
+
+	// Dial connects by TCP; nil: as package net does.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
 
 	Store    *store.Client
 	Instance Instance

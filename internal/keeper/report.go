@@ -92,11 +92,14 @@ func (k *Keeper) sampleLoop(ctx context.Context) {
 	timer := time.NewTimer(fastSample) // the first look is converge's
 	defer timer.Stop()
 	var hurrying time.Duration // since when; 0: not
+	var lost <-chan struct{}   // closed when the master is lost that streamed at the last look
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-k.wakeSample:
+		case <-lost:
+			lost = nil
 		case <-timer.C:
 		}
 		select {
@@ -112,6 +115,10 @@ func (k *Keeper) sampleLoop(ctx context.Context) {
 		} else {
 			k.tellOnce("sample", "", zap.InfoLevel, "")
 		}
+		if lost = nil; r.sample != nil && r.sample.ReceiverUp {
+			lost = r.sample.ReceiverGone
+		}
+		k.suspectMaster(ctx, r)
 		wake(k.wakePublish)
 		pause := k.get().settings().SleepInterval.Duration / 2
 		if k.expecting(r) {
@@ -226,8 +233,9 @@ func (k *Keeper) info(s shared) cluster.KeeperInfo {
 		PostgresBinaryVersion: cluster.BinaryVersion{Maj: major, Min: minor},
 		PostgresState:         k.state(s),
 		CanBeMaster:           &canMaster, CanBeSynchronousReplica: &canSync,
-		Features: []cluster.Feature{cluster.FailClosedPromotion},
+		Features: []cluster.Feature{cluster.FailClosedPromotion, cluster.Ping},
 		Stopping: s.stopping, Downtime: s.downtime, Refuses: s.refuses, Foreign: s.foreign(),
+		Suspect: s.suspect,
 	}
 }
 
@@ -307,7 +315,7 @@ func (k *Keeper) put(ctx context.Context, s shared) error {
 	}
 	info := k.info(s)
 	info.InfoUID = k.o.NewUID()
-	_, err = k.o.Store.Commit(ctx,
+	revision, err := k.o.Store.Commit(ctx,
 		[]store.Condition{{Key: k.o.Store.ClusterDataKey(), Revision: s.revision}},
 		[]store.Op{{Key: k.o.Store.KeeperKey(k.uid), Value: store.Encode(info), Lease: lease}})
 	if errors.Is(err, store.ErrLeaseLost) {
@@ -316,6 +324,7 @@ func (k *Keeper) put(ctx context.Context, s shared) error {
 	if err != nil {
 		return fmt.Errorf("publish keeper info: %w", err)
 	}
+	k.set(func(s *shared) { s.published = published{info: info, revision: revision, lease: lease} })
 	return nil
 }
 

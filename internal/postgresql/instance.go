@@ -43,6 +43,8 @@ type Instance struct {
 	asking  *session // Sample's own, so that nothing keeps it waiting
 	working *session // everybody else's
 
+	receivers receivers
+
 	mu         sync.Mutex // never held across I/O or a wait
 	postmaster *postmaster
 	passwords  []string // of the superuser, to try one after the other

@@ -40,15 +40,7 @@ func newPostmaster(pid, pidfd int, cmd *exec.Cmd) *postmaster {
 
 // watch lasts as long as the process.
 func (p *postmaster) watch() {
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}, -1)
-		if n > 0 {
-			break
-		}
-		if err != nil && err != unix.EINTR { // no memory: that it couldn't look is no sign of death
-			time.Sleep(10 * time.Millisecond)
-		}
-	}
+	awaitEnd(p.pidfd)
 	if p.cmd != nil {
 		if err := p.cmd.Wait(); err != nil {
 			p.why = err.Error()
@@ -61,6 +53,19 @@ func (p *postmaster) watch() {
 	p.ended = true
 	p.mu.Unlock()
 	close(p.exited)
+}
+
+// awaitEnd returns when the process has ended.
+func awaitEnd(pidfd int) {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, -1)
+		if n > 0 {
+			return
+		}
+		if err != nil && err != unix.EINTR { // no memory: that it couldn't look is no sign of death
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
 }
 
 // signal is nil when the process has ended already.

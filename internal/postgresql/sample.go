@@ -55,7 +55,7 @@ type state struct {
 	receivedTimeline   uint64         // standby: 0 when nothing is being received
 	minRecoveryEnd     uint64         // standby: timeline up to which it must recover
 	checkpointTimeline uint64
-	receiverUp         bool
+	receiver           int  // standby: process of the WAL receiver that streams; 0: none
 	starved            bool // standby: replay waits for WAL that isn't there
 	syncNames          string
 	pendingRestart     bool
@@ -74,13 +74,13 @@ func queryState(ctx context.Context, c *sql.Conn) (state, error) {
 			coalesce((select received_tli from pg_stat_wal_receiver), 0),
 			coalesce((select min_recovery_end_timeline from pg_control_recovery()), 0),
 			(select timeline_id from pg_control_checkpoint()),
-			exists (select 1 from pg_stat_wal_receiver where status = 'streaming'),
+			coalesce((select pid from pg_stat_wal_receiver where status = 'streaming'), 0),
 			exists (select 1 from pg_stat_activity where backend_type = 'startup'
 				and wait_event in ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream')),
 			current_setting('synchronous_standby_names'),
 			exists (select 1 from pg_settings where pending_restart)`,
 	).Scan(&s.inRecovery, &s.systemID, &s.segmentSize, &s.flushed, &s.segment, &s.received, &s.replayed,
-		&s.receivedTimeline, &s.minRecoveryEnd, &s.checkpointTimeline, &s.receiverUp, &s.starved, &s.syncNames, &s.pendingRestart)
+		&s.receivedTimeline, &s.minRecoveryEnd, &s.checkpointTimeline, &s.receiver, &s.starved, &s.syncNames, &s.pendingRestart)
 	return s, err
 }
 
@@ -89,7 +89,8 @@ func (i *Instance) sample(st state) (Sample, error) {
 	s := Sample{
 		Primary:        !st.inRecovery,
 		SystemID:       st.systemID,
-		ReceiverUp:     st.receiverUp,
+		ReceiverUp:     st.receiver != 0,
+		ReceiverGone:   i.receivers.end(st.receiver),
 		SyncNames:      st.syncNames,
 		PendingRestart: st.pendingRestart,
 	}

@@ -49,6 +49,8 @@ type Sample struct {
 	Replayed wal.LSN // of a standby; Position on a primary
 	// ReceiverUp: a standby's WAL receiver is streaming.
 	ReceiverUp bool
+	// ReceiverGone is closed when that WAL receiver has ended; nil without one.
+	ReceiverGone <-chan struct{}
 	// AtEnd: a standby has replayed all the WAL that it has, and none that it
 	// has is of a later timeline.
 	AtEnd          bool

@@ -151,6 +151,12 @@ func (p *Proxy) promise(ctx context.Context) (done bool, err error) {
 		InfoUID: p.o.NewUID(), UID: p.o.UID, Generation: p.result.Generation, ProxyTimeout: timeout,
 		Features: []cluster.Feature{cluster.AtomicCheck},
 	}
+	if refuses, ago := p.fwd.Suspect(); p.result.Route.Enabled {
+		info.MasterSeen = ago
+		if refuses {
+			info.Suspect = p.result.Route.DB
+		}
+	}
 	sent := p.o.Clock()
 	// A sentinel that sees the key go may take this proxy for gone: it goes no
 	// sooner than ttl after renewed, less what two clocks may differ by.

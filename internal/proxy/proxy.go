@@ -34,6 +34,8 @@ const (
 	// shortest between any two, whatever the spec says.
 	retryAfter = time.Second
 	shortest   = 10 * time.Millisecond
+	// noticePause lies between two publications of what was noticed of the master.
+	noticePause = 100 * time.Millisecond
 	// goodbye bounds the leave-taking at the end of Run.
 	goodbye = 2 * time.Second
 	// never is before the first good check.
@@ -63,6 +65,9 @@ type Proxy struct {
 	failing           bool          // the last check failed
 	told              string        // where clients are led, as last logged
 
+	noticed   chan struct{} // holds a token when the forwarder noticed something of the master
+	noticedAt time.Duration // when that was last published out of turn
+
 	stopServing func() // nil while not listening
 	serving     sync.WaitGroup
 
@@ -91,10 +96,17 @@ func New(o Options) (*Proxy, error) {
 		o.Resolve = resolve
 	}
 	defaults := decide.Look(nil, nil, o.UID)
+	noticed := make(chan struct{}, 1)
 	p := &Proxy{
-		o: o, log: o.Log,
+		o: o, log: o.Log, noticed: noticed,
 		fwd: forward.New(forward.Options{
 			Clock: o.Clock, Dial: o.Dial, KeepAlive: o.KeepAlive, HoldTimeout: o.HoldTimeout, Log: o.Log,
+			Noticed: func() {
+				select {
+				case noticed <- struct{}{}:
+				default:
+				}
+			},
 		}),
 		interval: defaults.Interval,
 		timeout:  defaults.Timeout,
@@ -123,6 +135,8 @@ func (p *Proxy) Run(ctx context.Context) error {
 			if ok {
 				p.take(ch)
 			}
+		case <-p.noticed:
+			p.notice()
 		case <-timer.C:
 		}
 		// What else has come is looked at too, so that it doesn't matter which
@@ -149,10 +163,23 @@ func (p *Proxy) drain(changes <-chan store.Change) bool {
 				return false
 			}
 			p.take(ch)
+		case <-p.noticed:
+			p.notice()
 		default:
 			return true
 		}
 	}
+}
+
+// notice has what the forwarder noticed of the master published at once, if
+// that wasn't done just before.
+func (p *Proxy) notice() {
+	if p.noticedAt == 0 || p.o.Clock() >= p.noticedAt+noticePause {
+		p.noticedAt = p.o.Clock()
+	} else {
+		p.noticedAt += noticePause
+	}
+	p.checkAt = min(p.checkAt, p.noticedAt)
 }
 
 // take applies a change that the watch saw and has it checked at once. That

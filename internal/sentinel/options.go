@@ -1,6 +1,8 @@
 package sentinel
 
 import (
+	"context"
+	"net"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,6 +18,9 @@ type Options struct {
 	UID string // 8 lower-case hexadecimal digits, random at each start
 	// InitialSpec, where not nil, is written when the store has no cluster data.
 	InitialSpec *cluster.Spec
+
+	// Dial connects by TCP; nil: as package net does.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
 
 	Store   *store.Client
 	Clock   clock.Clock

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -70,6 +71,11 @@ func New(o Options) (*Sentinel, error) {
 		return nil, errors.New("sentinel: Store, Clock, Wall, NewUID, Pick and Log are required")
 	case o.StoreTimeout <= 0:
 		return nil, errors.New("sentinel: StoreTimeout must be positive")
+	}
+	if o.Dial == nil {
+		o.Dial = func(ctx context.Context, address string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}
 	}
 	s := &Sentinel{o: o, log: o.Log, told: map[string]bool{}, storeOK: true}
 	if err := s.metrics.register(o.Metrics, s); err != nil {
@@ -173,7 +179,9 @@ func (s *Sentinel) renew(ctx context.Context) {
 		s.candidacy = c
 		return
 	}
+	sent := s.o.Clock()
 	err := s.candidacy.Lease().Renew(cctx)
+	s.called(sent)
 	switch {
 	case errors.Is(err, store.ErrLeaseLost):
 		if s.leading {
@@ -214,7 +222,9 @@ func (s *Sentinel) heartbeat(ctx context.Context) {
 	set := s.settings()
 	s.heartbeatAt = s.o.Clock() + set.SleepInterval.Duration
 	sent := s.o.Clock()
-	if err := s.publish(cctx, max(2*set.SleepInterval.Duration, store.MinTTL)); err != nil {
+	err := s.publish(cctx, max(2*set.SleepInterval.Duration, store.MinTTL))
+	s.called(sent)
+	if err != nil {
 		s.storeError("publish sentinel info", err)
 		s.heartbeatAt = min(s.heartbeatAt, s.o.Clock()+retryAfter)
 		return
@@ -250,9 +260,10 @@ func (s *Sentinel) pass(ctx context.Context, fresh bool) {
 		view, ok := s.view(st)
 		if ok {
 			s.mem = decide.Observe(s.mem, view, now, false)
-			d := s.next(view, now)
+			d := s.next(view, now, 0)
 			if d.Data == nil {
 				s.quiet(d)
+				s.find(ctx, d.Ask, st.DataRevision)
 				return
 			}
 		}
@@ -290,6 +301,7 @@ func (s *Sentinel) act(ctx context.Context) error {
 	// is seen when the answer came. Each errs on the safe side.
 	sent := s.o.Clock()
 	st, err := s.o.Store.State(cctx)
+	took := s.called(sent)
 	if err != nil {
 		return err
 	}
@@ -305,14 +317,18 @@ func (s *Sentinel) act(ctx context.Context) error {
 	if !s.leading {
 		return nil
 	}
-	d := s.next(view, sent)
+	d := s.next(view, sent, took)
 	if d.Data == nil {
 		s.quiet(d)
 		s.metrics.checked(s.o.Wall())
+		s.find(ctx, d.Ask, st.DataRevision)
 		return nil
 	}
 	if _, err := s.o.Store.PutClusterData(cctx, d.Data, st.DataRevision, []store.Condition{s.candidacy.Leading()}, s.extOps(d.Ext)...); err != nil {
 		return err
+	}
+	if d.Death {
+		s.mem = decide.Confirmed(s.mem)
 	}
 	s.tell(d.Events)
 	s.quiet(d)
@@ -347,11 +363,12 @@ func (s *Sentinel) extOps(writes []decide.ExtWrite) []store.Op {
 	return ops
 }
 
-func (s *Sentinel) next(v decide.View, now time.Duration) decide.Decision {
+func (s *Sentinel) next(v decide.View, now, took time.Duration) decide.Decision {
 	return decide.Next(decide.In{
 		View:         v,
 		Now:          decide.Now{Boot: now, Wall: s.o.Wall()},
 		StoreTimeout: s.o.StoreTimeout,
+		ReadTook:     took,
 		NewUID:       s.o.NewUID,
 		Pick:         s.o.Pick,
 	}, s.mem)

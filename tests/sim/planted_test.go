@@ -48,6 +48,7 @@ var always = map[string]uint64{
 	"check without atomicity":            1000,
 	"an end before all is replayed":      30,
 	"deadline from the answer":           1,
+	"death without a question":           1,
 	"frozen clock":                       60,
 	"known without generation":           1,
 	"list after promotion":               1,
@@ -258,6 +259,29 @@ var plants = map[string]plant{
 		},
 	},
 
+	// S3: a master that refuses connections is dead, whatever its keeper says.
+	"death without a question": {
+		caught: []string{"I9"},
+		plan:   profile("calm"),
+		store: func(p *proc, b store.Backend) store.Backend {
+			if p.kind != "sentinel" {
+				return b
+			}
+			last := map[string]store.KV{}
+			return &forger{Backend: b, edit: func(known map[string]store.KV, kv store.KV) store.KV {
+				var info cluster.KeeperInfo
+				if !strings.Contains(kv.Key, "/keepers/info/") || json.Unmarshal(kv.Value, &info) != nil || info.PostgresState == nil {
+					return kv
+				}
+				if before, ok := last[kv.Key]; ok && suspected(known, info.PostgresState.UID) {
+					return before
+				}
+				last[kv.Key] = kv
+				return kv
+			}}
+		},
+	},
+
 	// K7: who made a timeline is not asked.
 	"same-number timelines": {
 		caught: []string{"I7"},
@@ -272,6 +296,17 @@ var plants = map[string]plant{
 			}}
 		},
 	},
+}
+
+// suspected: some proxy says that the db refuses connections.
+func suspected(known map[string]store.KV, db string) bool {
+	for key, kv := range known {
+		var info cluster.ProxyInfo
+		if strings.Contains(key, "/proxies/info/") && json.Unmarshal(kv.Value, &info) == nil && info.Suspect == db {
+			return true
+		}
+	}
+	return false
 }
 
 // setBack makes what is counted from one moment be counted from a later one.

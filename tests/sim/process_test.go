@@ -328,6 +328,12 @@ func (d door) Start(ctx context.Context, c conf.Config, firstStart bool) error {
 		if c.Recovery == nil && !firstStart {
 			d.p.s.truth.mayBePrimary(d.p, "starts as a primary")
 		}
+		// Crash recovery takes its time, in which the port refuses.
+		if x := d.p.draw("recovery"); x%4 == 0 {
+			if err := sleep(ctx, between(mix(x), 300*time.Millisecond, 2*time.Second)); err != nil {
+				return err
+			}
+		}
 		return d.Instance.Start(ctx, c, firstStart)
 	})
 }

@@ -435,7 +435,7 @@ func (s *sim) bootKeeper(p *proc) error {
 		Replication: keeper.Login{User: "repl", Password: "x", Method: keeper.MD5},
 		CanBeMaster: p.name != s.plan.noMaster, CanBeSynchronousReplica: p.name != s.plan.noSync,
 		Store: p.store(), Instance: door{p, inst}, Files: files{p, disk}, Clock: p.clockOf(), NewUID: p.uid,
-		BootUUID: p.id, Log: s.log.Named(p.id), StoreTimeout: storeTimeout,
+		BootUUID: p.id, Dial: p.dial, Log: s.log.Named(p.id), StoreTimeout: storeTimeout,
 	})
 	if err != nil {
 		return err
@@ -447,7 +447,7 @@ func (s *sim) bootKeeper(p *proc) error {
 func (s *sim) bootSentinel(p *proc) error {
 	x, err := sentinel.New(sentinel.Options{
 		UID: p.uid(), InitialSpec: &s.plan.settings, Store: p.store(), Clock: p.clockOf(), Wall: time.Now, NewUID: p.uid,
-		Pick: func(n int) int { return int(p.draw("pick") % uint64(n)) }, Log: s.log.Named(p.id), StoreTimeout: storeTimeout,
+		Pick: func(n int) int { return int(p.draw("pick") % uint64(n)) }, Dial: p.dial, Log: s.log.Named(p.id), StoreTimeout: storeTimeout,
 	})
 	if err != nil {
 		return err

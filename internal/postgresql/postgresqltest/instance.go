@@ -596,7 +596,7 @@ func (i *Instance) Sample(ctx context.Context) (postgresql.Sample, error) {
 		d := pm.d
 		s = postgresql.Sample{
 			Primary: pm.primary, SystemID: d.systemID, TimelineID: d.timeline.id, Position: d.end(), Replayed: d.end(),
-			ReceiverUp: pm.receiverUp, AtEnd: !pm.primary && !pm.replaying, History: d.timeline.history(), PendingRestart: pm.pendingRestart(),
+			ReceiverUp: pm.receiverUp, ReceiverGone: pm.receiverGone, AtEnd: !pm.primary && !pm.replaying, History: d.timeline.history(), PendingRestart: pm.pendingRestart(),
 			SyncNames: pm.config.Parameters[syncNames], OldestWAL: wal.SegmentName(d.timeline.id, firstLSN, segmentSize), SegmentSize: segmentSize,
 		}
 		if pm.replaying {

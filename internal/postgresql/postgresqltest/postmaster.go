@@ -27,6 +27,7 @@ type postmaster struct {
 	ready, primary, promoting, stopping bool
 	changed                             chan struct{} // closed and replaced when there is more to see
 	followChanged                       chan struct{} // closed and replaced when whom to follow may have
+	receiverGone                        chan struct{} // of the receiver that is up, or was last
 	receiverUp                          bool
 	received                            bool // WAL has come since the start
 	replaying                           bool // WAL that was there before the start
@@ -72,7 +73,7 @@ func (pm *postmaster) haltReceiver() {
 	default:
 		close(pm.halt)
 	}
-	pm.receiverUp = false
+	pm.loseReceiver()
 }
 
 // release ends the waits that the standbys have confirmed.
@@ -355,4 +356,12 @@ func (i *Instance) checkpoint(pm *postmaster) {
 		pm.tell()
 	}
 	pm.d.makeCheckpoint()
+}
+
+// loseReceiver ends the WAL receiver, if one runs; World.mu is held.
+func (pm *postmaster) loseReceiver() {
+	if pm.receiverUp {
+		pm.receiverUp = false
+		close(pm.receiverGone)
+	}
 }

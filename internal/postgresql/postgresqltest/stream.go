@@ -208,7 +208,7 @@ func (i *Instance) connect(pm *postmaster, server *Instance, s *sender) (*postma
 	s.flush = pm.d.end()
 	spm.senders = append(spm.senders, s)
 	spm.tell()
-	pm.receiverUp, pm.received = true, true
+	pm.receiverUp, pm.received, pm.receiverGone = true, true, make(chan struct{})
 	pm.tell()
 	return spm, spm.d.timeline, ""
 }
@@ -302,7 +302,7 @@ func (i *Instance) disconnect(pm *postmaster, server *Instance, spm *postmaster,
 	i.w.mu.Lock()
 	defer i.w.mu.Unlock()
 	if !pm.over() {
-		pm.receiverUp = false
+		pm.loseReceiver()
 		pm.tell()
 	}
 }

@@ -86,9 +86,16 @@ func (p *pair) move() {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		p.copy(p.server, p.client)
+		p.copy(p.server, p.client, func() {})
 	}()
-	p.copy(p.client, p.server)
+	p.copy(p.client, p.server, func() { p.f.heard(p.f.o.Clock()) })
+	select {
+	case <-ended:
+	default:
+		if p.allowed() { // the master has ended it: does it live?
+			p.f.probe()
+		}
+	}
 	// Nobody answers any more. A client that has not noticed, idle in a pool,
 	// must not hold two descriptors for ever.
 	timer := time.AfterFunc(halfOpen, p.close)
@@ -99,12 +106,13 @@ func (p *pair) move() {
 
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
-// copy passes bytes from src to dst, and the end of them. A failure closes
-// both, so that the other direction ends too.
+// copy passes bytes from src to dst, and the end of them; it calls read after
+// each read that got some. A failure closes both, so that the other direction
+// ends too.
 //
 // Not io.Copy: that one splices inside the runtime, where nobody looks at the
 // clock between the read and the write.
-func (p *pair) copy(dst, src net.Conn) {
+func (p *pair) copy(dst, src net.Conn, read func()) {
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
 	for {
@@ -114,6 +122,7 @@ func (p *pair) copy(dst, src net.Conn) {
 			return
 		}
 		if n > 0 {
+			read()
 			if _, err := dst.Write(buf[:n]); err != nil {
 				p.close()
 				return

@@ -7,7 +7,8 @@
 //
 // It knows nothing of the store, and of PostgreSQL only how a client is refused.
 // Start with Forwarder, the route and its end; conn.go is one client, hold.go
-// how it waits while there is no master, refuse.go how it is told.
+// how it waits while there is no master, refuse.go how it is told, suspect.go
+// what is noticed of the master meanwhile.
 package forward
 
 import (
@@ -45,7 +46,9 @@ type Options struct {
 	// HoldTimeout is how long a client waits while there is no master that can
 	// be reached; 0 not at all.
 	HoldTimeout time.Duration
-	Log         *zap.Logger
+	// Noticed, unless nil, is called when Suspect changes. It must not wait.
+	Noticed func()
+	Log     *zap.Logger
 }
 
 // Forwarder leads clients to one address, or nowhere.
@@ -65,6 +68,11 @@ type Forwarder struct {
 	closing chan struct{}  // closed by Close: nobody waits any more
 
 	accepted, cutOff atomic.Int64
+
+	// What is known of the target; see suspect.go.
+	probing  bool
+	suspects atomic.Bool  // it refuses connections
+	seen     atomic.Int64 // when it last lived; 0: not since it is the target
 }
 
 // New returns a Forwarder that leads nowhere.
@@ -118,6 +126,9 @@ func (f *Forwarder) Lead(address string, until time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	changed := f.target != address
+	if changed {
+		f.unknow()
+	}
 	f.target = address
 	f.arm(until, now)
 	// Only once the deadline is the new one: who wakes looks at it.
@@ -189,6 +200,7 @@ func (f *Forwarder) cut(due func() bool) bool {
 	}
 	f.epoch.Add(1)
 	f.target = ""
+	f.unknow()
 	f.wake()
 	pairs := slices.SortedFunc(maps.Keys(f.pairs), func(a, b *pair) int { return cmp.Compare(a.number, b.number) })
 	f.mu.Unlock()

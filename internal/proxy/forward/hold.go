@@ -70,6 +70,7 @@ func (f *Forwarder) dial(ctx context.Context, client net.Conn) (p *pair, why str
 		return nil, "the cluster has no master at present"
 	}
 	server, err := f.o.Dial(ctx, target)
+	f.dialled(target, err)
 	if err == nil && p.attach(client, server) {
 		return p, ""
 	}

@@ -9,6 +9,7 @@
 package decide
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -41,8 +42,10 @@ type In struct {
 	View
 	Now
 	StoreTimeout time.Duration
-	NewUID       func() string
-	Pick         func(n int) int // a random number in [0, n)
+	// ReadTook is how long the read of the View took; 0 for a watch's copy.
+	ReadTook time.Duration
+	NewUID   func() string
+	Pick     func(n int) int // a random number in [0, n)
 }
 
 // Decision is the outcome of a pass.
@@ -55,6 +58,10 @@ type Decision struct {
 	Events []Event
 	// Waiting tells why something wanted isn't done yet, "" for nothing.
 	Waiting []Event
+	// Ask, unless nil, is what to find out now.
+	Ask *Ask
+	// Death: the decision takes the master for dead; see Confirmed.
+	Death bool
 	// Wake is when to decide again although nothing was seen to change; 0: never.
 	Wake time.Duration
 }
@@ -164,6 +171,13 @@ func (p *pass) operate() {
 	if why := p.masterFailed(master); why != "" {
 		p.replaceMaster(master, why)
 		p.consumeForced(master)
+		return
+	}
+	if p.dies(master) {
+		p.out.Death, master.Status.Healthy = true, false
+		p.event(Warn, "master's death confirmed", Event{DB: master.UID, Keeper: master.Spec.KeeperUID,
+			Why: fmt.Sprintf("its keeper did not answer for %s and its address refuses connections", window)})
+		p.replaceMaster(master, "dead")
 		return
 	}
 	p.consumeForced(nil)

@@ -21,6 +21,9 @@ func (p *pass) masterFailed(master *cluster.DB) string {
 		if p.forced[master.Spec.KeeperUID] {
 			return "failed by an operator"
 		}
+		if p.confirmedDead(master) {
+			return "dead"
+		}
 		return "unhealthy"
 	}
 	// A primary that serves but can't apply a change is worth a shout, not an

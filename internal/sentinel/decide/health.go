@@ -128,7 +128,7 @@ func (p *pass) recordDB(db *cluster.DB) {
 	limit := sight.failingSince + p.set.FailInterval.Duration
 	healthy := was
 	switch {
-	case !keeper.Status.Healthy || p.forced[keeper.UID]:
+	case !keeper.Status.Healthy || p.forced[keeper.UID] || p.confirmedDead(db):
 		healthy = false
 	case sight.failing && (p.Boot > limit || p.startsInVain(db, rep)):
 		healthy = false
@@ -145,6 +145,8 @@ func (p *pass) recordDB(db *cluster.DB) {
 		switch {
 		case p.forced[keeper.UID]:
 			why = "an operator failed its keeper"
+		case p.confirmedDead(db):
+			why = "its death is confirmed"
 		case p.startsInVain(db, rep):
 			why = fmt.Sprintf("its keeper could not start PostgreSQL %d times", rep.FailedStart)
 		case keeper.Status.Healthy:

@@ -12,12 +12,14 @@ import (
 // followers keep it alike, so a new leader needn't start every timer from
 // nothing.
 type Memory struct {
-	read     bool          // a linearizable read has succeeded
-	lastRead time.Duration // when the last one did
-	keepers  map[string]keeperSight
-	dbs      map[string]dbSight
-	proxies  map[string]proxySight
-	route    routeSight
+	read      bool          // a linearizable read has succeeded
+	lastRead  time.Duration // when the last one did
+	keepers   map[string]keeperSight
+	dbs       map[string]dbSight
+	proxies   map[string]proxySight
+	route     routeSight
+	inquiry   inquiry       // into the death of the master
+	noInquiry time.Duration // no other one before this
 }
 
 // keeperSight is the last sign of life of a keeper.
@@ -78,6 +80,7 @@ func Observe(mem Memory, v View, now time.Duration, linearizable bool) Memory {
 		dbs:      map[string]dbSight{},
 		proxies:  maps.Clone(mem.proxies),
 		route:    mem.route,
+		inquiry:  mem.inquiry, noInquiry: mem.noInquiry,
 	}
 	if out.proxies == nil {
 		out.proxies = map[string]proxySight{}
@@ -92,7 +95,11 @@ func Observe(mem Memory, v View, now time.Duration, linearizable bool) Memory {
 		restart = mem.read && now-mem.lastRead > readGap(set.SleepInterval.Duration)
 		out.lastRead = now
 	}
+	if restart {
+		out.inquiry = inquiry{}
+	}
 	out.observeKeepers(mem, v, now, restart)
+	out.heard(now)
 	out.observeDBs(mem, v, now, restart)
 	out.observeProxies(mem, v, now)
 	return out
@@ -103,6 +110,7 @@ func Observe(mem Memory, v View, now time.Duration, linearizable bool) Memory {
 func Contact(mem Memory, set cluster.Settings, now time.Duration) Memory {
 	if mem.read && now-mem.lastRead > readGap(set.SleepInterval.Duration) {
 		out := mem
+		out.inquiry = inquiry{}
 		out.keepers, out.dbs = maps.Clone(mem.keepers), maps.Clone(mem.dbs)
 		for uid, s := range out.keepers {
 			s.since, s.proven = now, false

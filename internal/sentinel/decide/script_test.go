@@ -53,6 +53,19 @@ var update = flag.Bool("update", false, "write the outcome of the scripts into t
 //	save               remembers the cluster data
 //	restore            writes what was saved back, as from a backup
 //	asked              an operator asked for the cluster by stolonctl init
+//	inch D             D passes, by tenths of a second
+//	suspect UID...     proxies or keepers say that the master refuses connections
+//	trust UID...       they say so no more
+//	refuses UID...     the sentinel's dials of the keeper's instance are refused,
+//	hangs UID...       …are not answered,
+//	accepts UID...     …succeed
+//	pongs UID...       a silent keeper answers pings
+//	downtime UID...    keepers are about to take their instances down
+//	uptime UID...
+//	seen UID...        proxies hear of the master all the time
+//	unseen UID...
+//	streams UID...     the standby says that it streams, whatever its master does
+//	slow D             what a store call takes
 //	show               prints the cluster
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -95,6 +108,7 @@ type world struct {
 	saved   *cluster.ClusterData
 	asked   bool
 	told    map[string]bool
+	slow    time.Duration
 }
 
 type fakeKeeper struct {
@@ -107,9 +121,11 @@ type fakeKeeper struct {
 	segments                               uint64
 	failedStart                            int
 	foreign                                *cluster.ForeignData
+	suspects, pongs, downtime, streams     bool
+	dials                                  string // how they end: refuses, hangs, accepts or ""
 }
 
-type fakeProxy struct{ silent bool }
+type fakeProxy struct{ silent, suspects, seen bool }
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
@@ -189,6 +205,42 @@ func (w *world) command(f []string, rest string) {
 			w.now += time.Second
 			w.report()
 			w.decide()
+		}
+	case "inch":
+		d, err := time.ParseDuration(args[0])
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for range int(d / (100 * time.Millisecond)) {
+			w.now += 100 * time.Millisecond
+			w.report()
+			w.decide()
+		}
+	case "suspect", "trust", "seen", "unseen":
+		for _, uid := range args {
+			if k := w.keepers[uid]; k != nil {
+				k.suspects = f[0] == "suspect"
+				continue
+			}
+			switch px := w.fakes[uid]; f[0] {
+			case "seen", "unseen":
+				px.seen = f[0] == "seen"
+			default:
+				px.suspects = f[0] == "suspect"
+			}
+		}
+	case "refuses", "hangs", "accepts":
+		each(func(k *fakeKeeper) { k.dials = f[0] })
+	case "pongs":
+		each(func(k *fakeKeeper) { k.pongs = true })
+	case "downtime", "uptime":
+		each(func(k *fakeKeeper) { k.downtime = f[0] == "downtime" })
+	case "streams":
+		each(func(k *fakeKeeper) { k.streams = true })
+	case "slow":
+		var err error
+		if w.slow, err = time.ParseDuration(args[0]); err != nil {
+			w.t.Fatal(err)
 		}
 	case "gap":
 		d, err := time.ParseDuration(args[0])
@@ -276,7 +328,13 @@ func (w *world) report() {
 			info.CanBeSynchronousReplica = new(bool)
 		}
 		if !k.old {
-			info.Features = []cluster.Feature{cluster.FailClosedPromotion}
+			info.Features = []cluster.Feature{cluster.FailClosedPromotion, cluster.Ping}
+		}
+		if k.suspects {
+			info.Suspect = w.cd.Cluster.Status.Master
+		}
+		if k.downtime {
+			info.Downtime = "restart for a parameter"
 		}
 		if db := w.cd.DBOf(uid); db != nil {
 			w.apply(k, db)
@@ -287,8 +345,15 @@ func (w *world) report() {
 	}
 	for _, uid := range cluster.SortedKeys(w.fakes) {
 		if !w.fakes[uid].silent {
-			w.proxies[uid] = cluster.ProxyInfo{InfoUID: w.uid("i"), UID: uid, Generation: w.cd.Proxy.Generation,
+			info := cluster.ProxyInfo{InfoUID: w.uid("i"), UID: uid, Generation: w.cd.Proxy.Generation,
 				ProxyTimeout: 15 * time.Second, Features: []cluster.Feature{cluster.AtomicCheck}}
+			if w.fakes[uid].suspects {
+				info.Suspect = w.cd.Proxy.Spec.MasterDBUID
+			}
+			if w.fakes[uid].seen {
+				info.MasterSeen = 10 * time.Millisecond
+			}
+			w.proxies[uid] = info
 		}
 	}
 }
@@ -316,7 +381,7 @@ func (w *world) apply(k *fakeKeeper, db *cluster.DB) {
 	st.Healthy, st.FailedStart = !k.broken, k.failedStart
 	st.TimelineID, st.XLogPos, st.TimelinesHistory = k.timeline, k.position, k.history
 	st.OlderWalFile, st.WALSegmentSize = k.oldest, k.segments
-	st.ReceiverUp = false
+	st.ReceiverUp = k.streams
 	if f := db.Spec.FollowConfig; f != nil && w.cd.DBs[f.DBUID] != nil {
 		if m := w.keepers[w.cd.DBs[f.DBUID].Spec.KeeperUID]; m != nil && !m.silent && !m.broken {
 			st.ReceiverUp = true
@@ -343,6 +408,7 @@ func (w *world) decide() {
 		}
 		in := w.in()
 		w.mem = Observe(w.mem, in.View, w.now, true)
+		w.mem = Called(w.mem, w.slow, w.now)
 		d := Next(in, w.mem)
 		for _, e := range d.Events {
 			w.say(e)
@@ -357,7 +423,14 @@ func (w *world) decide() {
 		}
 		w.told = waiting
 		if d.Data == nil {
-			return
+			if d.Ask == nil {
+				return
+			}
+			w.find(d.Ask)
+			continue
+		}
+		if d.Death {
+			w.mem = Confirmed(w.mem)
 		}
 		checkSteps(w.t, w.cd, d.Data)
 		w.cd = d.Data.Clone()
@@ -368,6 +441,21 @@ func (w *world) decide() {
 				w.ext[x.Name] = x.Value
 			}
 		}
+	}
+}
+
+// find does what the sentinel is asked to find out.
+func (w *world) find(ask *Ask) {
+	if ask.Keeper != "" {
+		w.mem = Pinged(w.mem, ask.Keeper, *ask.Ping, w.now)
+		if k := w.keepers[ask.Keeper]; k.pongs {
+			info := w.infos[ask.Keeper]
+			info.InfoUID = w.uid("i")
+			w.infos[ask.Keeper] = info
+		}
+	}
+	if uid, ok := strings.CutPrefix(ask.Dial, "addr-"); ok {
+		w.mem = Dialled(w.mem, w.keepers[strings.TrimSuffix(uid, ":5432")].dials == "refuses", w.now)
 	}
 }
 
@@ -383,7 +471,7 @@ func (w *world) in() In {
 		}
 	}
 	return In{
-		View: v, Now: Now{Boot: w.now, Wall: epoch.Add(w.now)}, StoreTimeout: 5 * time.Second,
+		View: v, Now: Now{Boot: w.now, Wall: epoch.Add(w.now)}, StoreTimeout: 5 * time.Second, ReadTook: w.slow,
 		NewUID: func() string { return w.uid("db") }, Pick: func(int) int { return 0 },
 	}
 }
