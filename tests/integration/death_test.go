@@ -73,15 +73,22 @@ func TestADeathIsNoticedWithoutClients(t *testing.T) {
 	t.Logf("another is routed after %s", time.Since(at).Round(time.Millisecond))
 }
 
+// written starts a cluster with a client that writes.
+func written(t *testing.T, spec harness.Spec) (*harness.Cluster, *harness.Writer, *harness.Keeper) {
+	t.Helper()
+	c := harness.Start(t, harness.Options{Keepers: 2, Proxies: 1, Spec: defaults(spec)})
+	w := harness.StartWriter(c.Proxies[0].SQL())
+	w.AwaitRows(t, soon, 20)
+	master, _ := c.Roles()
+	return c, w, master
+}
+
 // Nobody is taken for dead who may live.
 func TestWhoMayLiveIsNotConfirmedDead(t *testing.T) {
 	const long = 8 * time.Second // many times what it takes to confirm a death
 	t.Run("a frozen machine", func(t *testing.T) {
 		t.Parallel()
-		c := harness.Start(t, harness.Options{Keepers: 2, Proxies: 1, Spec: defaults(nil)})
-		w := harness.StartWriter(c.Proxies[0].SQL())
-		w.AwaitRows(t, soon, 20)
-		master, _ := c.Roles()
+		c, w, master := written(t, nil)
 		master.Freeze()
 		sameMaster(t, c, long)
 		master.Resume()
@@ -89,10 +96,7 @@ func TestWhoMayLiveIsNotConfirmedDead(t *testing.T) {
 	})
 	t.Run("PostgreSQL frozen under a living keeper", func(t *testing.T) {
 		t.Parallel()
-		c := harness.Start(t, harness.Options{Keepers: 2, Proxies: 1, Spec: defaults(nil)})
-		w := harness.StartWriter(c.Proxies[0].SQL())
-		w.AwaitRows(t, soon, 20)
-		master, _ := c.Roles()
+		c, w, master := written(t, nil)
 		master.Freeze()
 		master.Process.Resume()
 		sameMaster(t, c, long)
@@ -101,10 +105,7 @@ func TestWhoMayLiveIsNotConfirmedDead(t *testing.T) {
 	})
 	t.Run("an operator restarts the keeper", func(t *testing.T) {
 		t.Parallel()
-		c := harness.Start(t, harness.Options{Keepers: 2, Proxies: 1, Spec: defaults(nil)})
-		w := harness.StartWriter(c.Proxies[0].SQL())
-		w.AwaitRows(t, soon, 20)
-		master, _ := c.Roles()
+		c, w, master := written(t, nil)
 		master.Stop()
 		sameMaster(t, c, long)
 		master.Start()
@@ -112,20 +113,14 @@ func TestWhoMayLiveIsNotConfirmedDead(t *testing.T) {
 	})
 	t.Run("fastFailover is off", func(t *testing.T) {
 		t.Parallel()
-		c := harness.Start(t, harness.Options{Keepers: 2, Proxies: 1, Spec: defaults(harness.Spec{"fastFailover": false})})
-		w := harness.StartWriter(c.Proxies[0].SQL())
-		w.AwaitRows(t, soon, 20)
-		master, _ := c.Roles()
+		c, _, master := written(t, harness.Spec{"fastFailover": false})
 		master.KillBoth()
 		sameMaster(t, c, long)
 		c.AwaitAnother(2*soon, master)
 	})
 	t.Run("the store is away", func(t *testing.T) {
 		t.Parallel()
-		c := harness.Start(t, harness.Options{Keepers: 2, Proxies: 1, Spec: defaults(nil)})
-		w := harness.StartWriter(c.Proxies[0].SQL())
-		w.AwaitRows(t, soon, 20)
-		master, _ := c.Roles()
+		c, w, master := written(t, nil)
 		was := c.Data().Cluster.Status.Master
 		c.Server.Freeze()
 		master.KillPostgres()
