@@ -62,7 +62,7 @@ func Open(c Config) (*Backend, error) {
 	if c.Timeout <= 0 {
 		return nil, fmt.Errorf("--store-timeout must be positive, not %s", c.Timeout)
 	}
-	tlsConfig, err := c.TLS.Config()
+	tlsConfig, err := c.TLS.Config(endpoints[0])
 	if err != nil {
 		return nil, err
 	}

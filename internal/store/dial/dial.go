@@ -4,12 +4,10 @@ package dial
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"strings"
 )
 
@@ -52,9 +50,13 @@ type TLS struct {
 	SkipVerify bool   // --store-skip-tls-verify
 }
 
-// Config reads the files that the flags name, also when nothing is reached by
-// https: a wrong flag is wrong either way.
-func (c TLS) Config() (*tls.Config, error) {
+// Config is for connections to an endpoint. It reads the files that the flags
+// name, also when nothing is reached by https: a wrong flag is wrong either way.
+func (c TLS) Config(endpoint string) (*tls.Config, error) {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return nil, fmt.Errorf("--store-endpoints: %w", err)
+	}
 	conf := &tls.Config{InsecureSkipVerify: c.SkipVerify} //nolint:gosec // asked for by name
 	switch {
 	case c.CertFile != "" && c.KeyFile == "":
@@ -69,13 +71,12 @@ func (c TLS) Config() (*tls.Config, error) {
 		conf.GetClientCertificate = cert.get
 	}
 	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
+		trusted, err := newAuthorities(c.CAFile)
 		if err != nil {
-			return nil, fmt.Errorf("--store-ca-file: %w", err)
+			return nil, err
 		}
-		conf.RootCAs = x509.NewCertPool()
-		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("--store-ca-file %s holds no PEM certificate", c.CAFile)
+		if !c.SkipVerify {
+			conf.InsecureSkipVerify, conf.VerifyConnection = true, trusted.verifier(u.Hostname())
 		}
 	}
 	return conf, nil

@@ -36,6 +36,7 @@ func (b *Backend) attempts(ctx context.Context, what string, do func(context.Con
 		return false, fmt.Errorf("etcd: %s: %w", what, err)
 	}
 	var last error
+	refusals := 0 // of certificates, in a row
 	for n := 0; ; n++ {
 		i := b.current.Load()
 		err := b.attempt(ctx, n, i, do)
@@ -44,6 +45,11 @@ func (b *Backend) attempts(ctx context.Context, what string, do func(context.Con
 		}
 		if !again(err) {
 			return lost, fmt.Errorf("etcd: %s: %w", what, explained(err))
+		}
+		if wrong := wrongTLS(err); wrong == "" {
+			refusals = 0
+		} else if refusals++; refusals == len(b.clients) { // so say all
+			return lost, fmt.Errorf("etcd %s: %s: check %s%s", strings.Join(b.endpoints, ","), what, wrong, reason(err))
 		}
 		if ctx.Err() == nil || last == nil {
 			last = err // the end of the time is less telling than what came before
@@ -108,7 +114,8 @@ func neverSent(err error) bool {
 	}
 	text := err.Error()
 	return code(err) == codes.Unavailable &&
-		(strings.Contains(text, "transport: Error while dialing") || strings.Contains(text, "transport: authentication handshake failed"))
+		(strings.Contains(text, "transport: Error while dialing") || strings.Contains(text, "transport: authentication handshake failed") ||
+			strings.Contains(text, "error reading server preface"))
 }
 
 func code(err error) codes.Code {
@@ -139,15 +146,24 @@ func (b *Backend) silent(what string, after time.Duration, cause error) error {
 	}
 }
 
-// toCheck is what to look at. gRPC tells what TLS said by words only.
+// toCheck is what to look at.
 func toCheck(cause error) string {
-	switch text := cause.Error(); {
+	if wrong := wrongTLS(cause); wrong != "" {
+		return wrong
+	}
+	return "--store-endpoints and that etcd has a quorum"
+}
+
+// wrongTLS is what to look at when a connection failed by what TLS is for, and
+// "" when it didn't. gRPC tells what TLS said by words only.
+func wrongTLS(err error) string {
+	switch text := err.Error(); {
 	case strings.Contains(text, "tls: failed to verify certificate"):
-		return "--store-ca-file: etcd's certificate is not trusted"
+		return "--store-ca-file, and the host names of --store-endpoints: etcd's certificate is not trusted"
 	case strings.Contains(text, "remote error: tls: "):
 		return "--store-cert-file and --store-key: etcd refuses the client's certificate"
 	}
-	return "--store-endpoints and that etcd has a quorum"
+	return ""
 }
 
 type silentError struct{ text string }

@@ -63,19 +63,19 @@ func Open(c Config) (*Backend, error) {
 	if c.Timeout <= 0 {
 		return nil, fmt.Errorf("--store-timeout must be positive, not %s", c.Timeout)
 	}
-	tlsConfig, err := c.TLS.Config()
-	if err != nil {
-		return nil, err
-	}
-	if !https {
-		tlsConfig = nil
-	}
 	login, err := newLogin(c.User, c.Password, len(endpoints))
 	if err != nil {
 		return nil, err
 	}
 	b := &Backend{endpoints: endpoints, login: login, timeout: c.Timeout}
 	for _, e := range endpoints {
+		tlsConfig, err := c.TLS.Config(e)
+		if err != nil {
+			return nil, errors.Join(err, b.Close())
+		}
+		if !https {
+			tlsConfig = nil
+		}
 		client, err := clientv3.New(clientv3.Config{
 			Endpoints:            []string{e},
 			TLS:                  tlsConfig,
