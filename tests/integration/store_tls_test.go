@@ -66,52 +66,38 @@ func demandsCertificates(t *testing.T, server *servers.Store, ours *certs.Author
 	}
 }
 
-// A client whose certificate etcd refuses goes on once the files hold another.
-func TestRenewedClientCertificateNeedsNoRestart(t *testing.T) {
+// A client whose certificate etcd refuses, or that doesn't trust etcd, goes on
+// once its files hold what they should.
+func TestRenewedCertificatesNeedNoRestart(t *testing.T) {
 	t.Parallel()
-	ours, theirs := certs.New(t, t.TempDir(), "ours"), certs.New(t, t.TempDir(), "theirs")
-	serverCert, serverKey := ours.Sign("server")
-	cert, key := theirs.Sign("client")
-	etcd := servers.StartEtcdTLS(t, serverCert, serverKey, ours.File)
-	b, err := open.Backend(open.Config{
-		Backend: "etcdv3", Endpoints: etcd.Endpoint, Timeout: 5 * time.Second, CAFile: ours.File, CertFile: cert, KeyFile: key,
-	})
-	if err != nil {
-		t.Fatal(err)
+	for _, wrong := range []string{"--store-cert-file", "--store-ca-file"} {
+		t.Run(wrong, func(t *testing.T) {
+			t.Parallel()
+			ours, theirs := certs.New(t, t.TempDir(), "ours"), certs.New(t, t.TempDir(), "theirs")
+			serverCert, serverKey := ours.Sign("server")
+			cert, key := ours.Sign("client")
+			etcd := servers.StartEtcdTLS(t, serverCert, serverKey, ours.File)
+			otherCert, otherKey := theirs.Sign("client")
+			conf := open.Config{Backend: "etcdv3", Endpoints: etcd.Endpoint, Timeout: 5 * time.Second, CAFile: ours.File, CertFile: otherCert, KeyFile: otherKey}
+			renewed := map[string]string{otherCert: cert, otherKey: key}
+			if wrong == "--store-ca-file" {
+				conf.CAFile, conf.CertFile, conf.KeyFile = theirs.File, cert, key
+				renewed = map[string]string{theirs.File: ours.File}
+			}
+			b, err := open.Backend(conf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			closing(t, b)
+			if _, err := b.Get(t.Context(), "some key"); err == nil || !strings.Contains(err.Error(), wrong) {
+				t.Fatalf("a read = %v, want %s named", err, wrong)
+			}
+			for file, with := range renewed {
+				if err := os.Rename(with, file); err != nil {
+					t.Fatal(err)
+				}
+			}
+			eventuallyNil(t, "a read with what was renewed", func() error { _, err := b.Get(t.Context(), "some key"); return err })
+		})
 	}
-	defer b.Close()
-	if _, err := b.Get(context.Background(), "some key"); err == nil {
-		t.Fatal("etcd took a certificate of an authority that it doesn't know")
-	}
-	newCert, newKey := ours.Sign("client")
-	for file, with := range map[string]string{cert: newCert, key: newKey} {
-		if err := os.Rename(with, file); err != nil {
-			t.Fatal(err)
-		}
-	}
-	eventuallyNil(t, "a read with the renewed certificate", func() error { _, err := b.Get(t.Context(), "some key"); return err })
-}
-
-// A client that doesn't trust etcd goes on once --store-ca-file holds who
-// signed etcd's certificate.
-func TestRenewedAuthoritiesNeedNoRestart(t *testing.T) {
-	t.Parallel()
-	ours, theirs := certs.New(t, t.TempDir(), "ours"), certs.New(t, t.TempDir(), "theirs")
-	serverCert, serverKey := ours.Sign("server")
-	cert, key := ours.Sign("client")
-	etcd := servers.StartEtcdTLS(t, serverCert, serverKey, ours.File)
-	b, err := open.Backend(open.Config{
-		Backend: "etcdv3", Endpoints: etcd.Endpoint, Timeout: 5 * time.Second, CAFile: theirs.File, CertFile: cert, KeyFile: key,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	closing(t, b)
-	if _, err := b.Get(t.Context(), "some key"); err == nil {
-		t.Fatal("an etcd is trusted whose authority isn't")
-	}
-	if err := os.Rename(ours.File, theirs.File); err != nil {
-		t.Fatal(err)
-	}
-	eventuallyNil(t, "a read with the right authority", func() error { _, err := b.Get(t.Context(), "some key"); return err })
 }

@@ -99,28 +99,40 @@ apt_of() {
 	apt-get "${own[@]}" update
 }
 
+# unpack_program unpacks the package $1 of the Debian suite $2 into .test/$3.
+unpack_program() {
+	local dir=$root/.test/$3
+	rm -rf "$dir" "$dir.new"
+	mkdir -p "$dir.new/apt"
+	if ! (
+		apt_of "$2" "$dir.new/apt" && cd "$dir.new/apt" && apt-get "${own[@]}" download "$1" &&
+			dpkg-deb -x "$1"*.deb "$dir.new"
+	) >"$dir.log" 2>&1; then
+		tail -n 5 "$dir.log" >&2
+		return 1
+	fi
+	rm -rf "$dir.new/apt" "$dir.log"
+	mv "$dir.new" "$dir"
+}
+
 # need_consul sets CONSUL_BIN: the consul that is installed, or that of Debian
 # bullseye, the last one with a consul, unpacked into .test/consul.
 need_consul() {
 	[ -z "${CONSUL_BIN:-}" ] || return 0
 	if CONSUL_BIN=$(command -v consul); then return 0; fi
-	local dir=$root/.test/consul
-	CONSUL_BIN=$dir/usr/bin/consul
+	CONSUL_BIN=$root/.test/consul/usr/bin/consul
 	[ ! -x "$CONSUL_BIN" ] || return 0
 	say "fetching Consul 1.8 of Debian bullseye into .test/consul (once, 15 MB)"
-	rm -rf "$dir" "$dir.new"
-	mkdir -p "$dir.new/apt"
-	if ! (
-		set -e
-		apt_of bullseye "$dir.new/apt"
-		cd "$dir.new/apt" && apt-get "${own[@]}" download consul
-		dpkg-deb -x consul*.deb "$dir.new"
-	) >"$dir.log" 2>&1; then
-		tail -n 5 "$dir.log" >&2
-		die "Consul could not be fetched; the log is $dir.log. Set CONSUL_BIN to one"
-	fi
-	rm -rf "$dir.new/apt" "$dir.log"
-	mv "$dir.new" "$dir"
+	unpack_program consul bullseye consul || die "Consul could not be fetched; the log is $root/.test/consul.log. Set CONSUL_BIN to one"
+}
+
+# need_etcd34 sets ETCD_BIN to the etcd 3.4 of Debian bookworm, unpacked into
+# .test/etcd34.
+need_etcd34() {
+	ETCD_BIN=$root/.test/etcd34/usr/bin/etcd
+	[ ! -x "$ETCD_BIN" ] || return 0
+	say "fetching etcd 3.4 of Debian bookworm into .test/etcd34 (once, 10 MB)"
+	unpack_program etcd-server bookworm etcd34 || die "etcd 3.4 could not be fetched; the log is $root/.test/etcd34.log. With one of your own: ETCD_BIN=... ./test integration"
 }
 
 # need_user makes sure that $1 exists, to run PostgreSQL as, when we are root.
