@@ -4,6 +4,7 @@ package integration
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -14,10 +15,12 @@ import (
 )
 
 // storeFaults are what may befall a member of the store, and how it ends.
-var storeFaults = map[string]struct{ do, undo func(*servers.Store) }{
+var storeFaults = map[string]storeFault{
 	"killed":  {(*servers.Store).Kill, (*servers.Store).Restart},
 	"stopped": {(*servers.Store).Freeze, (*servers.Store).Resume},
 }
+
+type storeFault struct{ do, undo func(*servers.Store) }
 
 // leadingMember is the member of the store that leads it.
 func leadingMember(t *testing.T, c *harness.Cluster) *servers.Store {
@@ -47,12 +50,15 @@ func unmoved(t *testing.T, c *harness.Cluster, before *cluster.ClusterData, w *h
 	}
 }
 
-// A member of a store of three that is killed or stopped, also the one that
-// leads, costs no connection, no failover and no route: with the default
-// --store-timeout, which is as long as failInterval and proxyTimeout here.
+// A member of a store of three that is killed, stopped or cut off from the
+// others but not from its clients, also the one that leads, costs no
+// connection, no failover and no route: with the default --store-timeout,
+// which is as long as failInterval and proxyTimeout here.
 func TestALostStoreMemberCostsNoConnection(t *testing.T) {
 	t.Parallel()
-	for name, fault := range storeFaults {
+	faults := maps.Clone(storeFaults)
+	faults["cut off"] = storeFault{(*servers.Store).CutOff, (*servers.Store).Rejoin}
+	for name, fault := range faults {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := harness.Start(t, harness.Options{Members: 3, Keepers: 2, Sentinels: 2, Proxies: 2, Flags: []string{"--store-timeout=5s"}})
@@ -63,11 +69,13 @@ func TestALostStoreMemberCostsNoConnection(t *testing.T) {
 			w.AwaitRows(t, soon, 20)
 			other.AwaitRows(t, soon, 20)
 			// The endpoint in use, then whoever leads.
+			led := ""
 			for _, pick := range []func() *servers.Store{
 				func() *servers.Store { return c.Members[0] },
 				func() *servers.Store { return leadingMember(t, c) },
 			} {
 				at, m := time.Now(), pick()
+				led = m.Endpoint
 				fault.do(m)
 				harness.Holds(t, 12*time.Second, "the master and the route stay", func() (string, bool) {
 					cd, err := c.TryData()
@@ -84,6 +92,9 @@ func TestALostStoreMemberCostsNoConnection(t *testing.T) {
 				if gap > 2*time.Second { // alone on the machine it is below 0.2 s
 					t.Errorf("%s without an acknowledgement", gap)
 				}
+			}
+			if leads := leadingMember(t, c).Endpoint; leads == led {
+				t.Errorf("%s leads on: it was not %s", leads, name)
 			}
 			if n, m := w.Connections(), other.Connections(); n+m > 0 {
 				t.Errorf("%d and %d connections have ended", n, m)

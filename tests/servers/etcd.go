@@ -58,26 +58,30 @@ func StartEtcdCluster(t testing.TB, n int, args ...string) []*Store {
 	}
 	dir := t.TempDir()
 	var members []*Store
-	var peers, cluster []string
+	var advertised, cluster []string
+	between := newJunction(t)
 	for i := range n {
-		peers = append(peers, fmt.Sprintf("http://127.0.0.1:%d", Port(t)))
-		cluster = append(cluster, fmt.Sprintf("etcd%d=%s", i, peers[i]))
+		e := &Store{
+			Backend: Etcd, Endpoint: fmt.Sprintf("http://127.0.0.1:%d", Port(t)),
+			peer: fmt.Sprintf("http://127.0.0.1:%d", Port(t)), between: between,
+		}
+		members = append(members, e)
+		advertised = append(advertised, between.lead(t, e))
+		cluster = append(cluster, fmt.Sprintf("etcd%d=%s", i, advertised[i]))
 	}
-	for i := range n {
+	for i, e := range members {
 		name := fmt.Sprintf("etcd%d", i)
-		e := &Store{Backend: Etcd, Endpoint: fmt.Sprintf("http://127.0.0.1:%d", Port(t))}
 		e.health = e.Endpoint + "/health" // a linearizable read's
 		e.process = process{t: t, name: "etcd " + e.Endpoint, log: filepath.Join(dir, name+".log")}
 		e.args = []string{
 			bin, "--name", name, "--data-dir", filepath.Join(dir, name),
 			"--listen-client-urls", e.Endpoint, "--advertise-client-urls", e.Endpoint,
-			"--listen-peer-urls", peers[i], "--initial-advertise-peer-urls", peers[i],
+			"--listen-peer-urls", e.peer, "--initial-advertise-peer-urls", advertised[i],
 			"--initial-cluster", strings.Join(cluster, ","), "--initial-cluster-state", "new",
 			"--initial-cluster-token", t.Name(), "--log-level", "warn",
 		}
 		e.args = append(e.args, args...)
 		e.run()
-		members = append(members, e)
 	}
 	for _, e := range members {
 		e.awaitReady()

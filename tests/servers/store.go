@@ -19,6 +19,10 @@ type Store struct {
 	Endpoint string
 
 	health string // the URL that answers with 200 when it serves
+	// Of a member of an etcd cluster of several: its URL for the other
+	// members, and what lies between it and them.
+	peer    string
+	between *junction
 	process
 }
 
