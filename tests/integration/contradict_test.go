@@ -156,6 +156,45 @@ func TestAWipedStore(t *testing.T) {
 	}
 }
 
+// The store loses everything and nobody makes a cluster anew: clients are cut
+// off, PostgreSQL runs on as it was, and all is well once the cluster data is
+// written back.
+func TestAWipedStoreWithoutASpec(t *testing.T) {
+	t.Parallel()
+	c, master := contradicted(t)
+	c.Sentinels[0].Stop()
+	c.Sentinels[0].InitialSpec = ""
+	c.Sentinels[0].Start()
+	c.Leader()
+	data := c.Ctl("clusterdata", "read")
+	pids := map[*harness.Keeper]int{}
+	for _, k := range c.Keepers {
+		pids[k] = k.Postmaster()
+	}
+	wipe(t, c)
+	c.Sentinels[0].AwaitLog(soon, 0, "no cluster data")
+	harness.Await(t, soon, "the proxy leads nowhere", func() (string, bool) {
+		got, err := c.Proxies[0].SQL().Try(time.Second, "select 1")
+		return got, err != nil
+	})
+	_, stderr, code := c.RunCtl("", "status")
+	if code == 0 || !strings.Contains(stderr, "has no cluster data in this store") {
+		t.Errorf("status: %d: %s", code, stderr)
+	}
+	harness.Holds(t, 10*time.Second, "PostgreSQL runs on", func() (string, bool) {
+		for k, pid := range pids {
+			if k.Postmaster() != pid {
+				return k.UID, false
+			}
+		}
+		got, err := master.SQL().Try(5*time.Second, "select pg_is_in_recovery()")
+		return got, err == nil && got == "false"
+	})
+	untouched(t, c)
+	write(t, c, data)
+	whole(t, c, "1")
+}
+
 // wipe removes everything from the store.
 func wipe(t *testing.T, c *harness.Cluster) {
 	t.Helper()
