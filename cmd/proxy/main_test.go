@@ -3,6 +3,8 @@ package main
 import (
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -50,5 +52,12 @@ func TestKeepAlive(t *testing.T) {
 }
 
 func TestWithoutAStoreAProxyWaits(t *testing.T) {
-	flagtest.Run(run).WithoutStore(t, "proxy uid", "--port", "0")
+	password := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(password, []byte("topsecret"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	log := flagtest.Run(run).WithoutStore(t, "proxy uid", "--port", "0", "--store-username", "u", "--store-password-file", password)
+	if !strings.Contains(log, "chmod 0600") || strings.Contains(log, "topsecret") {
+		t.Errorf("the log does not warn of a password that all can read, or has it: %s", log)
+	}
 }

@@ -108,6 +108,11 @@ func (d Daemon) Run(ctx context.Context, c *Common, loop func(context.Context, P
 	if err != nil {
 		return fmt.Errorf("cannot create %s: %w", d.component, err)
 	}
+	for _, file := range []string{c.StorePassword.File, c.StoreTokenFile} {
+		if fi, err := os.Stat(file); err == nil && fi.Mode().Perm()&0o077 != 0 {
+			d.log.Warn("password file permissions are too open: chmod 0600 it", zap.String("file", file), zap.Stringer("mode", fi.Mode().Perm()))
+		}
+	}
 	defer st.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -221,7 +221,19 @@ func TestEtcdWatchSurvivesCompaction(t *testing.T) {
 func TestEtcdAFrozenMemberCostsOneAttempt(t *testing.T) {
 	t.Parallel()
 	members := servers.StartEtcdCluster(t, 3)
-	b := openOwn(t, servers.Endpoints(members), 5*time.Second)
+	aFrozenMemberCostsOneAttempt(t, members, openOwn(t, servers.Endpoints(members), 5*time.Second))
+}
+
+// A user's token of one member is not the others'.
+func TestEtcdAFrozenMemberCostsAUserOneAttempt(t *testing.T) {
+	t.Parallel()
+	members := servers.StartEtcdCluster(t, 3)
+	admitUsersOnly(t, members[0].Endpoint, "p/")
+	aFrozenMemberCostsOneAttempt(t, members, closing(t, asUser(t, servers.Endpoints(members), secretFile(t, etcdPassword), 5*time.Second)))
+}
+
+func aFrozenMemberCostsOneAttempt(t *testing.T, members []*servers.Store, b store.Backend) {
+	t.Helper()
 	var m store.Mirror
 	w := b.Watch(t.Context(), "p/")
 	rev := mustPut(t, b, "p/a", "1")
