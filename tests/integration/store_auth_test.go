@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -23,6 +24,8 @@ import (
 	"stolon/internal/store/dial"
 	"stolon/internal/store/open"
 	"stolon/internal/store/storetest"
+	"stolon/tests/certs"
+	"stolon/tests/harness"
 	"stolon/tests/servers"
 )
 
@@ -47,7 +50,11 @@ func asRoot(t *testing.T, endpoint string) *clientv3.Client {
 // likes below prefix and nothing else.
 func admitUsersOnly(t *testing.T, endpoint, prefix string) {
 	t.Helper()
-	c := rawEtcd(t, endpoint)
+	admitUsersBy(t, rawEtcd(t, endpoint), prefix)
+}
+
+func admitUsersBy(t *testing.T, c *clientv3.Client, prefix string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
 	for _, do := range []func() error{
@@ -107,6 +114,37 @@ func TestEtcdConformanceAsAUser(t *testing.T) {
 				return within{asUser(t, servers.Endpoints(members), file, 10*time.Second), t.Name() + ": "}
 			})
 		})
+	}
+}
+
+// An etcd that knows users by the common names of their certificates.
+func TestEtcdConformanceByCertificate(t *testing.T) {
+	t.Parallel()
+	ca := certs.New(t, t.TempDir(), "ca")
+	serverCert, serverKey := ca.Sign("server")
+	cert, key := ca.Sign(etcdUser)
+	files := dial.TLS{CAFile: ca.File, CertFile: cert, KeyFile: key}
+	e := servers.StartEtcdTLS(t, serverCert, serverKey, ca.File)
+	conf, err := files.Config(e.Endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{e.Endpoint}, TLS: conf, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	admitUsersBy(t, c, t.Name())
+	as := open.Config{Backend: "etcdv3", Endpoints: e.Endpoint, Timeout: 10 * time.Second, CAFile: ca.File, CertFile: cert, KeyFile: key}
+	storetest.Run(t, func(t *testing.T) store.Backend {
+		b, err := open.Backend(as)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return within{b, t.Name() + ": "}
+	})
+	if err := getOver(t, as); err == nil || !strings.Contains(err.Error(), "permission denied") {
+		t.Errorf("a read of what is not ours = %v", err)
 	}
 }
 
@@ -303,4 +341,79 @@ func TestEtcdMayComeAfterTheUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventuallyNil(t, "etcd asks no more", get)
+}
+
+// A cluster whose etcd lets in users only: etcd forgets all tokens, the
+// password is changed, and nobody notices; then the master dies. No log and no
+// message tells the password.
+func TestAClusterWhoseEtcdHasUsers(t *testing.T) {
+	t.Parallel()
+	file := secretFile(t, etcdPassword)
+	flags := []string{"--store-timeout=2s", "--store-username=" + etcdUser}
+	c := harness.Start(t, harness.Options{
+		Keepers: 2, Sentinels: 2, Proxies: 1,
+		Flags: append(flags, "--store-password-file="+file),
+		Early: func(c *harness.Cluster) {
+			if c.Server.Backend != servers.Etcd {
+				t.Skip("this is about etcd")
+			}
+			// The least that it needs.
+			admitUsersOnly(t, c.Server.Endpoint, "stolon/cluster/"+c.Name+"/")
+			c.Store = store.NewClient(closing(t, asUser(t, c.Server.Endpoint, file, 2*time.Second)), "stolon/cluster", c.Name)
+		},
+	})
+	before := c.Data()
+	w := harness.StartWriter(c.Proxies[0].SQL())
+	w.AwaitRows(t, soon, 20)
+	const changed = "a second: secret"
+	for _, change := range []func(){
+		func() { c.Server.Restart() },
+		func() {
+			writeSecret(t, file, changed)
+			c.Server.Restart() // now all log in with the old one
+		},
+		func() {
+			if _, err := asRoot(t, c.Server.Endpoint).UserChangePassword(t.Context(), etcdUser, changed); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		change()
+		harness.Holds(t, 7*time.Second, "the master and the route stay", func() (string, bool) {
+			cd, err := c.TryData()
+			if err != nil {
+				return err.Error(), false
+			}
+			return harness.Summary(cd), cd.Cluster.Status.Master == before.Cluster.Status.Master && cd.Proxy.Spec.MasterDBUID == before.Proxy.Spec.MasterDBUID
+		})
+	}
+	if n := w.Connections(); n > 0 {
+		t.Errorf("%d connections have ended", n)
+	}
+	unmoved(t, c, before, w)
+
+	master, standbys := c.Roles()
+	c.AwaitCaughtUp(soon, master, standbys...)
+	master.KillBoth()
+	c.AwaitMaster(2*soon, standbys[0])
+	c.AwaitRoute(soon, standbys[0])
+
+	args := append([]string{"status", "--cluster-name=" + c.Name, "--store-backend=etcdv3", "--store-endpoints=" + c.Server.Endpoint}, flags...)
+	for password, want := range map[string]string{changed: "Master Keeper: " + standbys[0].UID, "a wrong: secret": "check --store-username and STOLONCTL_STORE_PASSWORD"} {
+		cmd := exec.Command(os.Getenv("STCTL_BIN"), args...)
+		cmd.Env = append(os.Environ(), "STOLONCTL_STORE_PASSWORD="+password)
+		if out, _ := cmd.CombinedOutput(); !strings.Contains(string(out), want) || strings.Contains(string(out), "secret") {
+			t.Errorf("stolonctl status says, without %q or with the password: %s", want, out)
+		}
+	}
+	logs := c.Proxies[0].Log()
+	for _, k := range c.Keepers {
+		logs += k.Log()
+	}
+	for _, s := range c.Sentinels {
+		logs += s.Log()
+	}
+	if strings.Contains(logs, ": secret") {
+		t.Error("a log has the password")
+	}
 }
