@@ -393,7 +393,8 @@ func TestAClusterWhoseEtcdHasUsers(t *testing.T) {
 	unmoved(t, c, before, w)
 
 	master, standbys := c.Roles()
-	c.AwaitCaughtUp(soon, master, standbys...)
+	position := master.SQL().Query("select pg_current_wal_lsn()")
+	standbys[0].SQL().AwaitQuery(soon, "select pg_last_wal_replay_lsn() >= '"+position+"'", "true")
 	master.KillBoth()
 	c.AwaitMaster(2*soon, standbys[0])
 	c.AwaitRoute(soon, standbys[0])
