@@ -217,8 +217,9 @@ func (f *fake) Needed(context.Context) (map[string]int, error) {
 	return maps.Clone(decide.Limits), nil
 }
 
-func (f *fake) Checkpoint(context.Context) error { return f.do("checkpoint", func() {}) }
-func (f *fake) SetPassword(now, before string)   {}
+func (f *fake) Checkpoint(context.Context) error   { return f.do("checkpoint", func() {}) }
+func (f *fake) WakeStandbys(context.Context) error { return f.do("wake standbys", func() {}) }
+func (f *fake) SetPassword(now, before string)     {}
 
 func (f *fake) SetRoles(context.Context, postgresql.Roles) error {
 	return f.do("roles", func() {})

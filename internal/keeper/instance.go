@@ -63,6 +63,8 @@ type Instance interface {
 	Show(ctx context.Context, name string) (string, error)
 	// Checkpoint runs CHECKPOINT and waits for it.
 	Checkpoint(ctx context.Context) error
+	// WakeStandbys has standbys that are connected tell how far they are.
+	WakeStandbys(ctx context.Context) error
 	// SetPassword tells the superuser's password, and the one before to try too,
 	// for connections to this instance.
 	SetPassword(now, before string)

@@ -385,7 +385,7 @@ func TestASynchronousPromotionIsFailClosed(t *testing.T) {
 			db.Spec.SynchronousReplication, db.Spec.SynchronousStandbys = true, []string{"db3"}
 		})
 		settle(50 * time.Millisecond)
-		b.wantCalls("elected", "slot stolon_db3", "promote", "reload")
+		b.wantCalls("elected", "slot stolon_db3", "promote", "reload", "wake standbys")
 		s := b.info().PostgresState
 		if !s.Primary || s.Generation != 2 || s.SyncGeneration != 2 || len(s.SynchronousStandbys) != 0 {
 			t.Errorf("reported %+v", s)
@@ -661,7 +661,7 @@ func TestAKeeperKilledBeforeUsersCameInLetsNobodyIn(t *testing.T) {
 			db.Generation, db.Spec.SynchronousReplication, db.Spec.SynchronousStandbys = 2, true, []string{"db2"}
 		})
 		settle(time.Second)
-		b.wantCalls("synchronous", "reload", "checkpoint")
+		b.wantCalls("synchronous", "reload", "checkpoint", "wake standbys")
 		b.pg.kill()
 		settle(time.Second)
 		b.wantCalls("started again", "start")

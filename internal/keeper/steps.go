@@ -240,9 +240,20 @@ func (k *Keeper) reload(ctx context.Context, answers bool, step decide.Step) err
 	k.applied.config, k.applied.internalOnly = &config, step.InternalOnly
 	if changes && step.Mode == decide.Primary {
 		k.set(func(s *shared) { s.force = force{epoch: s.force.epoch + 1, names: names, valid: true} })
+		k.wakeStandbys(ctx, names)
 	}
 	k.warnIgnored(step)
 	return nil
+}
+
+// wakeStandbys has the standbys of a new list release who waits for them.
+func (k *Keeper) wakeStandbys(ctx context.Context, names string) {
+	if names == "" {
+		return
+	}
+	if err := k.o.Instance.WakeStandbys(ctx); err != nil {
+		k.log.Warn("commits may wait for a synchronous standby's next status message", zap.Error(err))
+	}
 }
 
 func (k *Keeper) tellReload(step decide.Step) {

@@ -67,6 +67,20 @@ func (i *Instance) Checkpoint(ctx context.Context) error {
 	return nil
 }
 
+// WakeStandbys has standbys that are connected tell how far they are.
+//
+// A commit that waits is released by what a standby tells, not by a change of
+// synchronous_standby_names: where every client waits already, nothing new is
+// written, and a standby that has everything tells so only when
+// wal_receiver_status_interval (10 s) is over. Any record makes it answer, once
+// that is flushed, which only a transaction's end sees to before PostgreSQL 17.
+func (i *Instance) WakeStandbys(ctx context.Context) error {
+	if err := i.exec(ctx, "select pg_logical_emit_message(true, 'stolon', '')"); err != nil {
+		return fmt.Errorf("write a record for the standbys: %w", err)
+	}
+	return nil
+}
+
 // Slots lists the replication slots that aren't temporary.
 func (i *Instance) Slots(ctx context.Context) ([]Slot, error) {
 	var slots []Slot

@@ -656,6 +656,9 @@ func (i *Instance) Checkpoint(ctx context.Context) error {
 	}
 }
 
+// WakeStandbys does nothing: a simulated list takes effect when it is read.
+func (i *Instance) WakeStandbys(ctx context.Context) error { return ctx.Err() }
+
 func (i *Instance) SetPassword(now, before string) {}
 
 func (i *Instance) SetRoles(ctx context.Context, r postgresql.Roles) error {
