@@ -31,7 +31,7 @@ type options struct {
 	repl, su                     login
 	tls                          tls
 	canBeMaster, canBeSync       bool
-	noLock, noAside              bool
+	noLock, noAside, handOver    bool
 }
 
 // run returns the exit code.
@@ -67,6 +67,7 @@ func command(stderr io.Writer) *cobra.Command {
 	fs.BoolVar(&o.canBeMaster, "can-be-master", true, "this keeper's db may become master")
 	fs.BoolVar(&o.canBeSync, "can-be-synchronous-replica", true, "this keeper's db may become a synchronous standby")
 	fs.BoolVar(&o.noLock, "disable-data-dir-locking", false, "do not lock the data directory; only where its file system has no locks")
+	fs.BoolVar(&o.handOver, "switchover-on-stop", false, "when told to stop, hand a master over to a standby first; for up to 30s")
 	fs.BoolVar(&o.noAside, "resync-without-aside", false, "where a copy has no room beside the old data, remove that first; until the copy is complete this keeper then holds none")
 	return cmd
 }
@@ -111,7 +112,7 @@ func (o *options) run(ctx context.Context, d flagutil.Daemon) error {
 			UID: o.uid, DataDir: o.dataDir, ListenAddress: o.listenAddress, Port: o.port,
 			AdvertiseAddress: o.advertiseAddress, AdvertisePort: o.advertPort,
 			Superuser: o.su.keeper(), Replication: o.repl.keeper(), SSLMode: o.tls.mode, SSLRootCert: o.tls.rootCert, Passwords: o.passwords,
-			CanBeMaster: o.canBeMaster, CanBeSynchronousReplica: o.canBeSync, ResyncWithoutAside: o.noAside,
+			CanBeMaster: o.canBeMaster, CanBeSynchronousReplica: o.canBeSync, ResyncWithoutAside: o.noAside, SwitchoverOnStop: o.handOver,
 			Store: p.Store, Instance: instance, Files: keeper.NewFiles(o.dataDir), Clock: clock.Boot,
 			NewUID: daemon.NewUID, BootUUID: daemon.NewBootUUID(), Log: p.Log, Metrics: p.Metrics, StoreTimeout: o.StoreTimeout,
 		})

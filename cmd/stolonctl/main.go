@@ -71,7 +71,7 @@ func (c *ctl) root() *cobra.Command {
 	})
 	c.Add(root.PersistentFlags())
 	c.AddCtl(root.PersistentFlags())
-	root.AddCommand(c.status(), c.spec(), c.update(), c.init(), c.promote(), c.failkeeper(), c.removekeeper(), c.clusterdata(), c.register(), c.version())
+	root.AddCommand(c.status(), c.spec(), c.update(), c.init(), c.promote(), c.failkeeper(), c.switchover(), c.removekeeper(), c.clusterdata(), c.register(), c.version())
 	return root
 }
 

@@ -17,6 +17,8 @@ const (
 	FailClosedPromotion Feature = "failClosedPromotion"
 	// Ping: the keeper answers pings (protocols.md K12).
 	Ping Feature = "ping"
+	// HandOver: the keeper takes its part in switchovers (protocols.md section 5).
+	HandOver Feature = "switchover"
 )
 
 // KeeperInfo is what a keeper says of itself, afresh at least every
@@ -49,6 +51,9 @@ type KeeperInfo struct {
 	// Suspect is the DB that the instance follows, when its WAL receiver has
 	// lost that and its address refuses connections; "" when not.
 	Suspect string `json:"suspect,omitempty"`
+	// Handover is what the keeper has done for the switchover under way, or the
+	// last one.
+	Handover *Handover `json:"handover,omitempty"`
 }
 
 // ExtPings is followed by a keeper's UID: the name below ext/ of the PingRequest that

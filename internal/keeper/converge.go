@@ -40,6 +40,7 @@ type appliedState struct {
 	asideDone    bool
 	restarted    bool          // for the configuration in force
 	slotsFailed  time.Duration // when a slot could last not be made or dropped; 0: none
+	shutsDown    bool          // it was told to for a switchover, and not started since
 	refused      string        // why nothing may be done, at the last look
 	pause        time.Duration
 }
@@ -131,11 +132,15 @@ func (k *Keeper) converge(ctx context.Context) time.Duration {
 
 // confirm reads what an act is decided on.
 func (k *Keeper) confirm(ctx context.Context, in *decide.In) error {
+	st, err := k.readSwitchover(ctx)
+	if err != nil {
+		return err
+	}
 	if err := k.read(ctx); err != nil {
 		return err
 	}
 	*in = k.with(*in)
-	var err error
+	in.Switchover = st
 	if in.Followed, err = k.followedReport(ctx, *in); err != nil {
 		return err
 	}
@@ -251,8 +256,9 @@ func (k *Keeper) slots(ctx context.Context) []decide.Slot {
 // with returns in with the cluster data and the local state of now.
 func (k *Keeper) with(in decide.In) decide.In {
 	s := k.get()
-	in.Data = s.data
+	in.Data, in.Switchover = s.data, s.switchover
 	in.Own = decide.Own{
+		Handover: s.handover, ShutsDown: k.applied.shutsDown,
 		KeeperUID: k.uid, BootUUID: k.o.BootUUID, BootSeen: s.bootSeen, State: s.local.db,
 		Applied: k.applied.config, InternalOnly: k.applied.internalOnly, EndChecked: k.applied.endChecked, Short: k.applied.short,
 		Promoted: s.local.promotion.DB, Noted: k.applied.noted, Followed: s.local.followed.DB,
@@ -278,7 +284,8 @@ func (k *Keeper) noteUnreadable() {
 	}
 	k.set(func(s *shared) {
 		s.failedStarts++
-		s.report.sample = nil
+		// It is known not to run, so its end is no reason to look again at once.
+		s.report.sample, s.report.look.Running = nil, false
 	})
 	wake(k.wakePublish)
 }

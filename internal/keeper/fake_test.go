@@ -92,6 +92,10 @@ func (f *fake) Exited() <-chan struct{} {
 	return f.exited
 }
 
+func (f *fake) HandOver(context.Context, string) (wal.LSN, error) {
+	return f.sample.Position, f.do("hand over", func() { f.look.State = postgresql.ShutDown; f.down() })
+}
+
 func (f *fake) InitDB(context.Context, postgresql.InitDB) error {
 	return f.do("initdb", func() {
 		f.look = postgresql.Look{Initialized: true, SystemID: "7", Checkpoint: 10, CheckpointTimeline: 1, State: postgresql.ShutDown}

@@ -5,6 +5,7 @@ import (
 
 	"stolon/internal/postgresql"
 	"stolon/internal/postgresql/conf"
+	"stolon/internal/postgresql/wal"
 )
 
 // Instance is the PostgreSQL instance of a keeper: postgresql.Instance, or
@@ -52,6 +53,12 @@ type Instance interface {
 	Ready(ctx context.Context) error
 	// Stop ends the postmaster and waits for its end. Stopping a stopped one is fine.
 	Stop(ctx context.Context, mode postgresql.StopMode) error
+	// HandOver begins a fast stop of a primary and waits until its last record,
+	// the shutdown checkpoint, is written: from where it begins on there is
+	// nothing else. The stop goes on as long as standbys are sent what they lack;
+	// those other than the one with that application name that don't keep up are
+	// left behind.
+	HandOver(ctx context.Context, to string) (wal.LSN, error)
 	// Reload writes the configuration and has it read.
 	Reload(ctx context.Context, c conf.Config) error
 	// Promote makes a standby a primary and waits until it is one.

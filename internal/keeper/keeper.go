@@ -32,6 +32,8 @@ import (
 const (
 	// stopFast is how long a fast stop may take before it is made an immediate one.
 	stopFast = time.Minute
+	// stopHandedOver is the same for one whose switchover was given up.
+	stopHandedOver = 10 * time.Second
 	// goodbye bounds the publication that the keeper goes.
 	goodbye = 2 * time.Second
 	// fastSample is how often the instance is looked at while something is to
@@ -89,6 +91,8 @@ type shared struct {
 	cutAt        time.Duration // when the route was last seen cut
 	published    published
 	suspect      string // the followed DB, when it refuses connections
+	switchover   *cluster.Switchover
+	handover     cluster.Handover // what was done for the last one
 	secrets      secrets
 	// cancelStep ends a long step that the cluster data no longer wants: when
 	// it isn't stepFor any more.
@@ -101,6 +105,7 @@ type aim struct {
 	db, followed, address, port string
 	role                        cluster.Role
 	master                      bool
+	handover                    cluster.SwitchoverPhase
 }
 
 // aim of the cluster data as last seen.
@@ -110,6 +115,9 @@ func (s shared) aim() aim {
 		return aim{}
 	}
 	a := aim{db: db.UID, role: db.Spec.Role, master: s.data.Cluster.Status.Master == db.UID}
+	if s.switchover != nil && s.switchover.Master == db.UID {
+		a.handover = s.switchover.Phase
+	}
 	if f := db.Spec.FollowConfig; f != nil {
 		a.followed = f.DBUID
 		if followed := s.data.DBs[f.DBUID]; followed != nil {
@@ -212,13 +220,22 @@ func New(o Options) (*Keeper, error) {
 // nil once it is down.
 func (k *Keeper) Run(ctx context.Context) error {
 	k.log.Info("keeper uid", zap.String("keeper", k.uid))
-	g, gctx := errgroup.WithContext(ctx)
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	defer context.AfterFunc(ctx, func() {
+		if k.o.SwitchoverOnStop {
+			k.handOverFirst(work)
+		}
+		stop()
+	})()
+	g, gctx := errgroup.WithContext(work)
 	g.Go(func() error { k.watch(gctx); return nil })
 	g.Go(func() error { k.convergeLoop(gctx); return nil })
 	g.Go(func() error { k.sampleLoop(gctx); return nil })
 	g.Go(func() error { k.publishLoop(gctx); return nil })
 	g.Go(func() error { k.passwordLoop(gctx); return nil })
 	g.Go(func() error { k.answerPings(gctx); return nil })
+	g.Go(func() error { k.watchSwitchover(gctx); return nil })
 	// A step under way ends before the instance is stopped, so that it can't
 	// start it again.
 	err := g.Wait()
@@ -241,8 +258,10 @@ func (k *Keeper) shutDown() error {
 }
 
 // stop stops the instance, fast and if need be immediately.
-func (k *Keeper) stop(ctx context.Context) error {
-	fast, cancel := context.WithTimeout(ctx, stopFast)
+func (k *Keeper) stop(ctx context.Context) error { return k.stopWithin(ctx, stopFast) }
+
+func (k *Keeper) stopWithin(ctx context.Context, patience time.Duration) error {
+	fast, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err := k.o.Instance.Stop(fast, postgresql.Fast)
 	if err == nil || ctx.Err() != nil {

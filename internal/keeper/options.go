@@ -74,6 +74,9 @@ type Options struct {
 	// before a copy is made.
 	ResyncWithoutAside bool
 
+	// SwitchoverOnStop: a keeper that is told to stop hands its master over first.
+	SwitchoverOnStop bool
+
 	// Dial connects by TCP; nil: as package net does.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 

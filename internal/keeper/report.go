@@ -128,6 +128,9 @@ func (k *Keeper) sampleLoop(ctx context.Context) {
 			if k.o.Clock()-hurrying < fastFor {
 				pause = min(pause, fastSample)
 			}
+			if s := k.get(); s.takesOver() && s.switchover.Stops() {
+				pause = min(pause, shippingSample)
+			}
 		} else {
 			hurrying = 0
 		}
@@ -142,7 +145,7 @@ func (k *Keeper) expecting(r report) bool {
 	if s.data == nil {
 		return false
 	}
-	if routeCut(s.data) {
+	if routeCut(s.data) || s.takesOver() {
 		return true
 	}
 	db := s.db()
@@ -181,7 +184,7 @@ func (k *Keeper) publishLoop(ctx context.Context) {
 		}
 		// What an election waits for counts as news even when it is none.
 		asked := s.cutAt > sent && s.report.began >= s.cutAt
-		if now >= next || asked || news(last, info, s.data != nil && routeCut(s.data)) {
+		if now >= next || asked || news(last, info, s.data != nil && routeCut(s.data) || s.takesOver()) {
 			sent = now
 			err := k.publish(ctx)
 			if ctx.Err() != nil {
@@ -228,14 +231,18 @@ func (k *Keeper) info(s shared) cluster.KeeperInfo {
 		major, minor = 0, 0
 	}
 	canMaster, canSync := k.o.CanBeMaster, k.o.CanBeSynchronousReplica
+	var handover *cluster.Handover
+	if s.handover.ID != "" {
+		handover = &s.handover
+	}
 	return cluster.KeeperInfo{
 		UID: k.uid, ClusterUID: s.local.keeper.ClusterUID, BootUUID: k.o.BootUUID,
 		PostgresBinaryVersion: cluster.BinaryVersion{Maj: major, Min: minor},
 		PostgresState:         k.state(s),
 		CanBeMaster:           &canMaster, CanBeSynchronousReplica: &canSync,
-		Features: []cluster.Feature{cluster.FailClosedPromotion, cluster.Ping},
+		Features: []cluster.Feature{cluster.FailClosedPromotion, cluster.Ping, cluster.HandOver},
 		Stopping: s.stopping, Downtime: s.downtime, Refuses: s.refuses, Foreign: s.foreign(),
-		Suspect: s.suspect,
+		Suspect: s.suspect, Handover: handover,
 	}
 }
 

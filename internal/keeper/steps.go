@@ -29,7 +29,11 @@ func (k *Keeper) carryOut(ctx context.Context, in decide.In, step decide.Step) e
 			k.applied.short = step.DB.UID
 		}
 		level("stopping postgres", zap.String("why", step.Why))
-		return errors.Join(k.stop(ctx), k.forgotten())
+		patience := stopFast
+		if k.applied.shutsDown {
+			patience = stopHandedOver
+		}
+		return errors.Join(k.stopWithin(ctx, patience), k.forgotten())
 	case decide.InitNew:
 		return k.long(ctx, step, func(ctx context.Context) error { return k.initNew(ctx, step) })
 	case decide.Adopt:
@@ -53,6 +57,10 @@ func (k *Keeper) carryOut(ctx context.Context, in decide.In, step decide.Step) e
 		return k.note(ctx, in)
 	case decide.Restart:
 		return k.restart(ctx, step)
+	case decide.Prepare:
+		return k.long(ctx, step, func(ctx context.Context) error { return k.prepare(ctx, step) })
+	case decide.HandOver:
+		return k.handOver(ctx, step)
 	case decide.Record:
 		return k.saveDB(func(s *decide.DBState) { s.Generation, s.Initializing = step.Generation, false })
 	}
@@ -126,7 +134,7 @@ func (k *Keeper) launch(ctx context.Context, step decide.Step) error {
 		return err
 	}
 	config := step.Config
-	k.applied.config, k.applied.internalOnly, k.applied.starting = &config, step.InternalOnly, true
+	k.applied.config, k.applied.internalOnly, k.applied.starting, k.applied.shutsDown = &config, step.InternalOnly, true, false
 	// A primary has had its list since before its first connection.
 	k.set(func(s *shared) {
 		s.force = force{epoch: s.force.epoch + 1, names: config.Parameters[syncNames], valid: step.Mode == decide.Primary}

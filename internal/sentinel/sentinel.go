@@ -357,6 +357,9 @@ func (s *Sentinel) extOps(writes []decide.ExtWrite) []store.Op {
 		op := store.Op{Key: s.o.Store.ExtKey(w.Name), Delete: w.Value == nil}
 		if w.Value != nil {
 			op.Value = store.Encode(w.Value)
+			if w.Name == cluster.ExtSwitchover {
+				op.Lease = s.candidacy.Lease() // it must not outlive this leader
+			}
 		}
 		ops = append(ops, op)
 	}
@@ -406,6 +409,16 @@ func (s *Sentinel) view(st *store.State) (decide.View, bool) {
 		case name == cluster.ExtInit:
 			var r cluster.InitRecord
 			v.Asked = json.Unmarshal(st.Ext[name].Value, &r) == nil && r.ClusterUID == st.Data.Cluster.UID
+		case name == cluster.ExtSwitchoverRequest:
+			var r cluster.SwitchoverRequest
+			if json.Unmarshal(st.Ext[name].Value, &r) == nil && r.ID != "" {
+				v.Request = &r
+			}
+		case name == cluster.ExtSwitchover:
+			var r cluster.Switchover
+			if json.Unmarshal(st.Ext[name].Value, &r) == nil && r.ID != "" {
+				v.Switchover = &r
+			}
 		case strings.HasPrefix(name, decide.ExtForked):
 			v.Forked = append(v.Forked, strings.TrimPrefix(name, decide.ExtForked))
 		}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -157,6 +158,19 @@ func (s *sim) occasions(old, cd *cluster.ClusterData) {
 	default:
 		return
 	}
+	s.occur(o)
+}
+
+// handover tells those who wait of a step of a switchover.
+func (s *sim) handover(st cluster.Switchover) {
+	cd := s.truth.clusterData()
+	if cd == nil || cd.DBs[st.Master] == nil || cd.DBs[st.Target] == nil {
+		return
+	}
+	s.occur(occasion{what: "to take over: " + string(st.Phase), keeper: cd.DBs[st.Target].Spec.KeeperUID, was: cd.DBs[st.Master].Spec.KeeperUID})
+}
+
+func (s *sim) occur(o occasion) {
 	s.mu.Lock()
 	waiting := s.ambushes
 	s.ambushes = nil
@@ -451,6 +465,10 @@ func init() {
 			})
 			return nil, 0
 		}},
+		{"switchover", map[string]int{"mixed": 6, "crashes": 6, "partitions": 6, "ambushes": 20, "calm": 8, "slow proxies": 5}, func(n *nemesis) (func(), time.Duration) {
+			n.s.switchover(n.dice)
+			return nil, 0
+		}},
 		{"change the spec", map[string]int{"mixed": 5, "crashes": 3, "partitions": 3, "calm": 4}, func(n *nemesis) (func(), time.Duration) {
 			n.changeSpec()
 			return nil, 0
@@ -475,6 +493,28 @@ func (s *sim) operator(what string, edit func(*cluster.ClusterData)) {
 	})
 	if err != nil {
 		s.truth.fail("operator: %s: %v", what, err)
+	}
+}
+
+// switchover asks for one as stolonctl does, unless one is asked for already.
+func (s *sim) switchover(d dice) {
+	cd := s.truth.clusterData()
+	if cd == nil || cd.Master() == nil {
+		return
+	}
+	req := cluster.SwitchoverRequest{
+		ID: fmt.Sprintf("%08x", uint32(d.of("switchover").at(uint64(time.Since(s.start))))), ClusterUID: cd.Cluster.UID, Master: cd.Master().UID,
+		Timeout: time.Duration(1+d.of("timeout").at(uint64(time.Since(s.start)))%10) * time.Second, Force: d.of("force").at(uint64(time.Since(s.start)))%4 == 0,
+	}
+	if names := s.names("keeper"); d.of("to").at(uint64(time.Since(s.start)))%2 == 0 {
+		req.Target = names[d.of("whom").at(uint64(time.Since(s.start)))%uint64(len(names))]
+	}
+	s.trace("operator: switchover %s to %q", req.ID, req.Target)
+	c := s.server.Client("operator", nil)
+	defer c.Close()
+	err := store.NewClient(c, "sim", "c").RequestSwitchover(context.Background(), req)
+	if err != nil && !errors.Is(err, store.ErrSwitchover) {
+		s.truth.fail("operator: switchover: %v", err)
 	}
 }
 

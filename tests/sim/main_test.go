@@ -238,22 +238,22 @@ func TestSim(t *testing.T) {
 		orders = append(orders, order{Seed: *first + uint64(n)})
 	}
 	began := time.Now()
-	failures, acks, elections, virtual := 0, 0, 0, time.Duration(0)
+	failures, acks, elections, handovers, virtual := 0, 0, 0, 0, time.Duration(0)
 	playAll(t, *workers, orders, func(o order, r result, err error) bool {
 		if err != nil {
 			t.Errorf("seed %d: %v", o.Seed, err)
 			failures++
 			return failures < 10
 		}
-		acks, elections, virtual = acks+r.Acks, elections+r.Elections, virtual+r.Virtual
+		acks, elections, handovers, virtual = acks+r.Acks, elections+r.Elections, handovers+r.Handovers, virtual+r.Virtual
 		if r.Failure != "" {
 			failures++
 			t.Errorf("seed %d (%s, sync %t): %s\n  replay: ./test sim -v -seed %d\n%s", o.Seed, r.Profile, r.Sync, r.Failure, o.Seed, lastOf(r.Trace, 15))
 		}
 		return failures < 10
 	})
-	t.Logf("%d seeds, %d failed: %s of virtual time, %d acknowledged writes, %d elections, in %s",
-		*seeds, failures, virtual.Round(time.Second), acks, elections, time.Since(began).Round(time.Second))
+	t.Logf("%d seeds, %d failed: %s of virtual time, %d acknowledged writes, %d elections, %d of them switchovers, in %s",
+		*seeds, failures, virtual.Round(time.Second), acks, elections, handovers, time.Since(began).Round(time.Second))
 }
 
 func lastOf(lines []string, n int) string {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -49,6 +50,8 @@ var always = map[string]uint64{
 	"an end before all is replayed":      30,
 	"deadline from the answer":           1,
 	"death without a question":           1,
+	"rollback without a read":            1,
+	"switchover before all is shipped":   1,
 	"frozen clock":                       60,
 	"known without generation":           1,
 	"list after promotion":               1,
@@ -282,6 +285,42 @@ var plants = map[string]plant{
 		},
 	},
 
+	// W4: the target of a switchover is elected before it has everything.
+	"switchover before all is shipped": {
+		caught: []string{"I3", "I11"},
+		plan:   func(p *plan) { p.sync, p.profile = false, "ambushes" },
+		store: func(p *proc, b store.Backend) store.Backend {
+			if p.kind != "sentinel" {
+				return b
+			}
+			return &forger{Backend: b, edit: func(_ map[string]store.KV, kv store.KV) store.KV {
+				var info cluster.KeeperInfo
+				if strings.Contains(kv.Key, "/keepers/info/") && json.Unmarshal(kv.Value, &info) == nil && info.PostgresState != nil {
+					info.PostgresState.ReplayPos = 1 << 60
+					// It is down as soon as it begins to go down, too.
+					if h := info.Handover; h != nil && h.Failed == "" {
+						h.Stopped = true
+					}
+					kv.Value = store.Encode(info)
+				}
+				return kv
+			}}
+		},
+	},
+
+	// W1: the old master starts again by its own timer, without a look at who is
+	// master now.
+	"rollback without a read": {
+		caught: []string{"I6", "I5"},
+		plan:   func(p *plan) { p.sync, p.profile = false, "calm" },
+		store: func(p *proc, b store.Backend) store.Backend {
+			if p.kind != "keeper" {
+				return b
+			}
+			return &forgetful{Backend: b}
+		},
+	},
+
 	// K7: who made a timeline is not asked.
 	"same-number timelines": {
 		caught: []string{"I7"},
@@ -307,6 +346,70 @@ func suspected(known map[string]store.KV, db string) bool {
 		}
 	}
 	return false
+}
+
+// forgetful takes a switchover for given up as soon as its master has shut down,
+// and the cluster data for what they were before.
+type forgetful struct {
+	store.Backend
+	mu     sync.Mutex
+	before *store.KV // cluster data when there was no switchover that stops anybody
+	stops  bool
+}
+
+func (b *forgetful) see(kv *store.KV) {
+	if kv == nil {
+		b.stops = false
+		return
+	}
+	var st cluster.Switchover
+	if json.Unmarshal(kv.Value, &st) == nil {
+		b.stops = st.Phase == cluster.Shipping || st.Phase == cluster.Electing
+	}
+}
+
+func (b *forgetful) Get(ctx context.Context, key string) (*store.KV, error) {
+	kv, err := b.Backend.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case strings.HasSuffix(key, cluster.ExtSwitchover):
+		if b.see(kv); b.stops {
+			return nil, nil
+		}
+	case strings.HasSuffix(key, "/clusterdata"):
+		if b.stops && b.before != nil {
+			return b.before, nil
+		}
+		b.before = kv
+	}
+	return kv, nil
+}
+
+func (b *forgetful) Watch(ctx context.Context, prefix string) <-chan store.Change {
+	in := b.Backend.Watch(ctx, prefix)
+	if !strings.HasSuffix(prefix, cluster.ExtSwitchover) {
+		return in
+	}
+	out := make(chan store.Change, 1)
+	go func() {
+		defer close(out)
+		for ch := range in {
+			b.mu.Lock()
+			for n := range ch.Puts {
+				b.see(&ch.Puts[n])
+			}
+			if b.stops {
+				ch = store.Change{Reset: true, Revision: ch.Revision}
+			}
+			b.mu.Unlock()
+			store.Offer(out, ch)
+		}
+	}()
+	return out
 }
 
 // setBack makes what is counted from one moment be counted from a later one.

@@ -12,6 +12,7 @@ import (
 	"stolon/internal/keeper"
 	"stolon/internal/postgresql"
 	"stolon/internal/postgresql/conf"
+	"stolon/internal/postgresql/wal"
 	"stolon/internal/store"
 	"stolon/internal/store/memory"
 )
@@ -342,6 +343,11 @@ func (d door) Ready(ctx context.Context) error { return d.do(ctx, d.Instance.Rea
 
 func (d door) Stop(ctx context.Context, mode postgresql.StopMode) error {
 	return d.do(ctx, func(ctx context.Context) error { return d.Instance.Stop(ctx, mode) })
+}
+
+func (d door) HandOver(ctx context.Context, to string) (at wal.LSN, err error) {
+	err = d.do(ctx, func(ctx context.Context) (err error) { at, err = d.Instance.HandOver(ctx, to); return })
+	return at, err
 }
 
 func (d door) Reload(ctx context.Context, c conf.Config) error {

@@ -157,6 +157,7 @@ type result struct {
 	Acks      int
 	Reads     int
 	Elections int
+	Handovers int
 	Virtual   time.Duration
 }
 
@@ -189,7 +190,7 @@ func play(t *testing.T, seed uint64, pl plant, print func(string)) result {
 		s.tearDown()
 		r = result{
 			Seed: seed, Hash: s.hash, Failure: failure, Profile: s.plan.profile, Sync: s.plan.sync,
-			Acks: s.truth.acks, Reads: s.truth.reads, Elections: s.truth.elections, Virtual: time.Since(s.start),
+			Acks: s.truth.acks, Reads: s.truth.reads, Elections: s.truth.elections, Handovers: s.truth.handovers, Virtual: time.Since(s.start),
 		}
 		if failure != "" {
 			r.Trace = s.lines
@@ -435,7 +436,7 @@ func (s *sim) bootKeeper(p *proc) error {
 		Replication: keeper.Login{User: "repl", Password: "x", Method: keeper.MD5},
 		CanBeMaster: p.name != s.plan.noMaster, CanBeSynchronousReplica: p.name != s.plan.noSync,
 		Store: p.store(), Instance: door{p, inst}, Files: files{p, disk}, Clock: p.clockOf(), NewUID: p.uid,
-		BootUUID: p.id, Dial: p.dial, Log: s.log.Named(p.id), StoreTimeout: storeTimeout,
+		BootUUID: p.id, Dial: p.dial, SwitchoverOnStop: p.n == 1, Log: s.log.Named(p.id), StoreTimeout: storeTimeout,
 	})
 	if err != nil {
 		return err

@@ -101,6 +101,10 @@ type Own struct {
 	Untouched bool
 	// Major is the version of PostgreSQL that the data is of; 0: not known.
 	Major int
+	// Handover is what was done for the last switchover. ShutsDown: the instance
+	// was told to stop for it and wasn't started since.
+	Handover  cluster.Handover
+	ShutsDown bool
 	Setup
 }
 
@@ -120,6 +124,8 @@ type In struct {
 	// Asked: an operator asked for this cluster, whatever its keepers hold. Only
 	// looked at before data of another cluster is replaced.
 	Asked bool
+	// Switchover is the one under way, nil for none.
+	Switchover *cluster.Switchover
 }
 
 // Kind is what a step does.
@@ -139,9 +145,11 @@ const (
 	Promote     Kind = "promote" // make the running standby a primary
 	Reload      Kind = "reload"  // give the running instance Config
 	ChangeSlots Kind = "slots"
-	Restart     Kind = "restart" // for parameters that need it
-	Note        Kind = "note"    // tell the cluster which timeline the db created
-	Record      Kind = "record"  // Generation is applied
+	Restart     Kind = "restart"  // for parameters that need it
+	Note        Kind = "note"     // tell the cluster which timeline the db created
+	Record      Kind = "record"   // Generation is applied
+	Prepare     Kind = "prepare"  // for the Switchover
+	HandOver    Kind = "handover" // stop for the Switchover
 )
 
 // Step is the next thing to do.
@@ -167,6 +175,7 @@ type Step struct {
 	Create     []string
 	Drop       []string
 	Generation int64
+	Switchover *cluster.Switchover
 }
 
 // Mode is what an instance shall be.
@@ -325,6 +334,12 @@ func (in In) followedAt(followed *cluster.DB) (timeline uint64, position wal.LSN
 
 // primary brings about a running primary.
 func (in In) primary(db *cluster.DB) Step {
+	if st := in.handover(db); st.Stops() {
+		return in.handOver(st, db)
+	}
+	if in.Own.ShutsDown && in.Seen.Running {
+		return Step{Kind: Stop, Why: "the switchover was given up while it was shutting down; it is started again"}
+	}
 	if !in.Seen.Running {
 		if in.Seen.StandbySignal {
 			// A standby's data becomes a primary's by promotion only.
@@ -362,6 +377,9 @@ func (in In) primary(db *cluster.DB) Step {
 	}
 	if in.Own.InternalOnly {
 		return Step{Kind: Wait, Why: "keeping users out until the synchronous standbys have caught up"}
+	}
+	if step, ok := in.prepare(db); ok {
+		return step
 	}
 	return Step{Kind: None}
 }

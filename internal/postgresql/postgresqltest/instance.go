@@ -544,6 +544,39 @@ func (i *Instance) Stop(ctx context.Context, mode postgresql.StopMode) error {
 	}
 }
 
+// HandOver returns a position inside the last record, as pg_control does.
+func (i *Instance) HandOver(ctx context.Context, _ string) (wal.LSN, error) {
+	if err := i.wait(ctx, "hand over", time.Millisecond, 10*time.Millisecond); err != nil {
+		return 0, err
+	}
+	i.w.mu.Lock()
+	pm := i.pm
+	if pm == nil {
+		i.w.mu.Unlock()
+		return 0, errors.New("hand over: postgres is not running")
+	}
+	if !pm.stopping {
+		pm.stopping = true
+		i.w.wg.Go(func() { i.shutDown(pm) })
+	}
+	d := pm.d
+	i.w.mu.Unlock()
+	for {
+		i.w.mu.Lock()
+		down, over, end := d.state == postgresql.ShutDown, pm.over(), d.end()
+		i.w.mu.Unlock()
+		switch {
+		case down:
+			return end - 1, nil
+		case over:
+			return 0, errors.New("hand over: postgres crashed")
+		}
+		if err := i.wait(ctx, "shutting down", 4*time.Millisecond, 6*time.Millisecond); err != nil {
+			return 0, err
+		}
+	}
+}
+
 func (i *Instance) Reload(ctx context.Context, c conf.Config) error {
 	if err := i.wait(ctx, "reload", time.Millisecond, 5*time.Millisecond); err != nil {
 		return err

@@ -29,6 +29,9 @@ type View struct {
 	Forked []string
 	// Asked: an operator asked for this cluster, whatever its keepers hold.
 	Asked bool
+	// Request and Switchover are what is asked for and under way; nil: nothing.
+	Request    *cluster.SwitchoverRequest
+	Switchover *cluster.Switchover
 }
 
 // Now is the moment of a pass.
@@ -166,6 +169,10 @@ func (p *pass) operate() {
 	if master == nil {
 		p.wait(Error, "master db not found", Event{DB: p.cd.Cluster.Status.Master,
 			Why: "cluster data names a master that it doesn't hold; restore it or run stolonctl init"})
+		return
+	}
+	if p.switchover(master) {
+		p.consumeForced(master)
 		return
 	}
 	if why := p.masterFailed(master); why != "" {

@@ -20,6 +20,7 @@ type Memory struct {
 	route     routeSight
 	inquiry   inquiry       // into the death of the master
 	noInquiry time.Duration // no other one before this
+	handover  handoverSight
 }
 
 // keeperSight is the last sign of life of a keeper.
@@ -98,6 +99,7 @@ func Observe(mem Memory, v View, now time.Duration, linearizable bool) Memory {
 	if restart {
 		out.inquiry = inquiry{}
 	}
+	out.observeHandover(mem, v, now)
 	out.observeKeepers(mem, v, now, restart)
 	out.heard(now)
 	out.observeDBs(mem, v, now, restart)

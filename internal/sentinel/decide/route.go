@@ -74,7 +74,7 @@ func (p *pass) route(master *cluster.DB) bool {
 			p.wait(Info, "waiting for the master to serve before leading proxies to it", at)
 			return false
 		}
-		if !p.cutDone() {
+		if !p.returns(master) && !p.cutDone() {
 			return false
 		}
 		px.Spec.MasterDBUID = master.UID
@@ -87,6 +87,13 @@ func (p *pass) route(master *cluster.DB) bool {
 	at.Why = "they lead to another db than the elected master"
 	p.event(Warn, "cutting the proxies off", at)
 	return true
+}
+
+// returns: clients were cut from this very master and nobody was elected since,
+// so a proxy that has not cut leads to no other.
+func (p *pass) returns(master *cluster.DB) bool {
+	st, q := p.Switchover, p.mem.inquiry
+	return st != nil && st.Master == master.UID && st.Phase == cluster.RollingBack || q.dead && q.db == master.UID
 }
 
 // serving: the master is a running primary, or in a standby cluster a standby, with everything in force that its

@@ -66,6 +66,12 @@ var update = flag.Bool("update", false, "write the outcome of the scripts into t
 //	unseen UID...
 //	streams UID...     the standby says that it streams, whatever its master does
 //	slow D             what a store call takes
+//	switchover [UID]   stolonctl switchover, to that keeper
+//	force [UID]        the same with --force
+//	stuck UID...       keepers do nothing for a switchover
+//	refuses-stop UID   the instance of the keeper can't be stopped
+//	lags UID...        the instance replays nothing more
+//	catches-up UID...
 //	show               prints the cluster
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -122,6 +128,8 @@ type fakeKeeper struct {
 	failedStart                            int
 	foreign                                *cluster.ForeignData
 	suspects, pongs, downtime, streams     bool
+	stuck, refusesStop, lags               bool
+	stopped                                uint64 // for a switchover, at this position; 0: not
 	dials                                  string // how they end: refuses, hangs, accepts or ""
 }
 
@@ -237,6 +245,18 @@ func (w *world) command(f []string, rest string) {
 		each(func(k *fakeKeeper) { k.downtime = f[0] == "downtime" })
 	case "streams":
 		each(func(k *fakeKeeper) { k.streams = true })
+	case "switchover", "force":
+		req := cluster.SwitchoverRequest{ID: w.uid("s"), ClusterUID: w.cd.Cluster.UID, Master: w.cd.Cluster.Status.Master, Timeout: 10 * time.Second, Force: f[0] == "force"}
+		if len(args) > 0 {
+			req.Target = args[0]
+		}
+		w.ext[cluster.ExtSwitchoverRequest] = req
+	case "stuck":
+		each(func(k *fakeKeeper) { k.stuck = true })
+	case "refuses-stop":
+		each(func(k *fakeKeeper) { k.refusesStop = true })
+	case "lags", "catches-up":
+		each(func(k *fakeKeeper) { k.lags = f[0] == "lags" })
 	case "slow":
 		var err error
 		if w.slow, err = time.ParseDuration(args[0]); err != nil {
@@ -298,6 +318,7 @@ func (w *world) command(f []string, rest string) {
 		w.cd.Keepers[args[0]].Status.ForceFail = true
 	case "newleader":
 		w.mem = Memory{}
+		delete(w.ext, cluster.ExtSwitchover) // it was bound to the other one's session
 	case "foreign":
 		w.keepers[args[0]].foreign = &cluster.ForeignData{ClusterUID: "cluster0", TimelineID: number(args[1])}
 	case "save":
@@ -328,7 +349,7 @@ func (w *world) report() {
 			info.CanBeSynchronousReplica = new(bool)
 		}
 		if !k.old {
-			info.Features = []cluster.Feature{cluster.FailClosedPromotion, cluster.Ping}
+			info.Features = []cluster.Feature{cluster.FailClosedPromotion, cluster.Ping, cluster.HandOver}
 		}
 		if k.suspects {
 			info.Suspect = w.cd.Cluster.Status.Master
@@ -337,6 +358,7 @@ func (w *world) report() {
 			info.Downtime = "restart for a parameter"
 		}
 		if db := w.cd.DBOf(uid); db != nil {
+			info.Handover = w.handOver(k, db)
 			w.apply(k, db)
 			st := *k.state
 			info.PostgresState = &st
@@ -356,6 +378,26 @@ func (w *world) report() {
 			w.proxies[uid] = info
 		}
 	}
+}
+
+// handOver is a keeper that does its part in a switchover within a second.
+func (w *world) handOver(k *fakeKeeper, db *cluster.DB) *cluster.Handover {
+	st, ok := w.ext[cluster.ExtSwitchover].(cluster.Switchover)
+	if !ok || st.Master != db.UID || w.cd.Cluster.Status.Master != db.UID || k.stuck {
+		k.stopped = 0
+		return nil
+	}
+	h := &cluster.Handover{ID: st.ID, Prepared: true}
+	switch {
+	case !st.Stops():
+		k.stopped = 0
+	case k.refusesStop:
+		h.Failed = "it hangs"
+	default:
+		k.stopped = k.position
+		h.Stopped, h.Position = true, k.position
+	}
+	return h
 }
 
 // apply is a keeper that does what it is told within a second.
@@ -378,7 +420,10 @@ func (w *world) apply(k *fakeKeeper, db *cluster.DB) {
 		st.Generation = db.Generation
 		st.SyncGeneration = db.Generation
 	}
-	st.Healthy, st.FailedStart = !k.broken, k.failedStart
+	st.Healthy, st.FailedStart = !k.broken && k.stopped == 0, k.failedStart
+	if !k.lags {
+		st.ReplayPos = k.position + 1
+	}
 	st.TimelineID, st.XLogPos, st.TimelinesHistory = k.timeline, k.position, k.history
 	st.OlderWalFile, st.WALSegmentSize = k.oldest, k.segments
 	st.ReceiverUp = k.streams
@@ -465,6 +510,12 @@ func (w *world) in() In {
 	for _, name := range cluster.SortedKeys(w.ext) {
 		if r, ok := w.ext[name].(ElectionRecord); ok {
 			v.Election = &r
+		}
+		if r, ok := w.ext[name].(cluster.SwitchoverRequest); ok {
+			v.Request = &r
+		}
+		if r, ok := w.ext[name].(cluster.Switchover); ok {
+			v.Switchover = &r
 		}
 		if strings.HasPrefix(name, ExtForked) {
 			v.Forked = append(v.Forked, strings.TrimPrefix(name, ExtForked))

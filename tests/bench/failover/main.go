@@ -32,7 +32,7 @@ import (
 var (
 	runs      = flag.Int("n", 5, "number of faults, one after the other")
 	sync      = flag.Bool("sync", false, "synchronous replication")
-	fault     = flag.String("fault", "kill", "kill, killpg, failkeeper, stop or freeze")
+	fault     = flag.String("fault", "kill", "kill, killpg, failkeeper, switchover, stop or freeze")
 	sentinels = flag.Int("sentinels", 2, "number of sentinels")
 	keepers   = flag.Int("keepers", 3, "number of keepers")
 	fsync     = flag.Bool("fsync", true, "let PostgreSQL write through to the disk")
@@ -62,6 +62,10 @@ var faults = map[string]func(*harness.Cluster, *harness.Keeper) (undo func()){
 	},
 	"failkeeper": func(c *harness.Cluster, m *harness.Keeper) func() {
 		c.Ctl("failkeeper", m.UID)
+		return func() {}
+	},
+	"switchover": func(c *harness.Cluster, _ *harness.Keeper) func() {
+		fmt.Print(c.Ctl("switchover", "--yes"))
 		return func() {}
 	},
 	"stop": func(_ *harness.Cluster, m *harness.Keeper) func() {
