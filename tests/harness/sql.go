@@ -158,6 +158,7 @@ type Writer struct {
 	acked []int       // numbers
 	times []time.Time // of the acknowledgements
 	conns int         // connections that have ended
+	fails int         // of those, the ones that never were
 	last  error
 }
 
@@ -220,6 +221,9 @@ func (w *Writer) session(ctx context.Context, s Server, n *int) error {
 	defer db.Close()
 	conn, err := db.Conn(context.Background())
 	if err != nil {
+		w.mu.Lock()
+		w.fails++
+		w.mu.Unlock()
 		return err
 	}
 	defer conn.Close()
@@ -270,6 +274,25 @@ func (w *Writer) Connections() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.conns
+}
+
+// FailedConnects is how many connections could not be made.
+func (w *Writer) FailedConnects() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.fails
+}
+
+// FirstSince is when the first row after then was acknowledged, or zero.
+func (w *Writer) FirstSince(then time.Time) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, at := range w.times {
+		if at.After(then) {
+			return at
+		}
+	}
+	return time.Time{}
 }
 
 // AwaitRows waits until n more rows are acknowledged.

@@ -1,18 +1,13 @@
-// Command failover measures what a fault of the master costs a client: the
-// longest time without an acknowledged commit, and how many acknowledged rows
-// are lost.
+// Command failover measures what a fault costs a client: the longest time
+// without an acknowledged commit, the connections that could not be made, and
+// how many acknowledged rows are lost.
 //
-//	go run ./tests/bench/failover -n 5 -sync -fault kill
+//	go run ./tests/bench/failover -n 10 -sync -fault kill,killpg
 //
-// It starts an etcd, 3 keepers, sentinels and proxies on loopback, with the
+// It starts 3 etcds, keepers and sentinels and 2 proxies on loopback, with the
 // default spec, and a client that commits a numbered row every 10 ms through
-// the proxies and reconnects at once. The faults:
-//
-//	kill        kill -9 of the master's keeper and postmaster
-//	killpg      kill -9 of the postmaster alone
-//	failkeeper  stolonctl failkeeper of the master's keeper
-//	stop        SIGTERM to the master's keeper
-//	freeze      SIGSTOP of the master's keeper and PostgreSQL, until another leads
+// the proxies and reconnects at once. faults.go lists the faults, phases.go
+// tells where the time goes.
 //
 // As root it runs itself again as an ordinary user; package tests/harness tells
 // how, and which variables name other binaries.
@@ -24,17 +19,20 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"stolon/tests/harness"
 )
 
 var (
-	runs      = flag.Int("n", 5, "number of faults, one after the other")
-	sync      = flag.Bool("sync", false, "synchronous replication")
-	fault     = flag.String("fault", "kill", "kill, killpg, failkeeper, switchover, stop or freeze")
-	sentinels = flag.Int("sentinels", 2, "number of sentinels")
+	runs      = flag.Int("n", 10, "number of faults of each kind, one after the other")
+	inSync    = flag.Bool("sync", false, "synchronous replication")
+	kinds     = flag.String("fault", "kill", "faults, separated by commas, or all: "+strings.Join(names(), ", "))
+	members   = flag.Int("members", 3, "number of etcd members")
+	sentinels = flag.Int("sentinels", 3, "number of sentinels")
 	keepers   = flag.Int("keepers", 3, "number of keepers")
+	proxies   = flag.Int("proxies", 2, "number of proxies")
 	fsync     = flag.Bool("fsync", true, "let PostgreSQL write through to the disk")
 )
 
@@ -43,81 +41,76 @@ const long = 3 * time.Minute
 
 func main() {
 	flag.Parse()
-	if faults[*fault] == nil || *runs < 1 || *keepers < 1 || *sentinels < 1 {
+	wanted := strings.Split(*kinds, ",")
+	if *kinds == "all" {
+		wanted = names()
+	}
+	if slices.ContainsFunc(wanted, func(k string) bool { return faults[k].do == nil }) || *runs < 1 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	os.Exit(harness.Ordinary(func() int { return harness.Run(measure) }))
+	status := 0
+	os.Exit(harness.Ordinary(func() int {
+		for _, kind := range wanted {
+			status = max(status, harness.Run(func(t *harness.Script) { measure(t, kind) }))
+		}
+		return status
+	}))
 }
 
-// faults do harm to the master's keeper and return what undoes it.
-var faults = map[string]func(*harness.Cluster, *harness.Keeper) (undo func()){
-	"kill": func(_ *harness.Cluster, m *harness.Keeper) func() {
-		m.KillBoth()
-		return m.Start
-	},
-	"killpg": func(_ *harness.Cluster, m *harness.Keeper) func() {
-		m.KillPostgres()
-		return func() {}
-	},
-	"failkeeper": func(c *harness.Cluster, m *harness.Keeper) func() {
-		c.Ctl("failkeeper", m.UID)
-		return func() {}
-	},
-	"switchover": func(c *harness.Cluster, _ *harness.Keeper) func() {
-		fmt.Print(c.Ctl("switchover", "--yes"))
-		return func() {}
-	},
-	"stop": func(_ *harness.Cluster, m *harness.Keeper) func() {
-		m.Stop()
-		return m.Start
-	},
-	"freeze": func(_ *harness.Cluster, m *harness.Keeper) func() {
-		m.Freeze()
-		return m.Resume
-	},
-}
-
-func measure(t *harness.Script) {
-	spec := harness.Spec{"initMode": "new", "synchronousReplication": *sync}
+// measure prints one line for each run and a summary.
+func measure(t *harness.Script, kind string) {
+	fault := faults[kind]
+	spec := harness.Spec{"initMode": "new", "synchronousReplication": *inSync}
 	if !*fsync {
 		spec["pgParameters"] = map[string]string{"fsync": "off"}
 	}
-	c := harness.Start(t, harness.Options{Keepers: *keepers, Sentinels: *sentinels, Proxies: 2, Spec: spec, Flags: []string{}})
+	c := harness.Start(t, harness.Options{
+		Members: *members, Keepers: *keepers, Sentinels: *sentinels, Proxies: *proxies, Spec: spec, Flags: []string{},
+		Keeper: func(k *harness.Keeper) { k.Flags = fault.keeperFlags },
+	})
 	settle(t, c)
-	w := harness.StartWriter(c.Proxies[0].SQL(), c.Proxies[1].SQL())
+	var servers []harness.Server
+	for _, p := range c.Proxies {
+		servers = append(servers, p.SQL())
+	}
+	w := harness.StartWriter(servers...)
 	w.AwaitRows(t, long, 100)
+	h := record(t, c)
 	var gaps []time.Duration
+	var phases [][]time.Duration
+	failed := w.FailedConnects()
 	for i := range *runs {
 		// At any moment between two heartbeats.
 		time.Sleep(time.Second + rand.N(5*time.Second))
-		master, _ := c.Roles()
+		master := c.Data().Cluster.Status.Master
 		start := time.Now()
-		undo := faults[*fault](c, master)
+		undo := fault.do(t, c)
 		w.AwaitRowsSince(t, long, start, 50)
-		now, _ := c.Roles()
+		time.Sleep(fault.watch)
 		undo()
 		settle(t, c) // a client notices nothing of that
-		gap := w.Gap(start)
-		gaps = append(gaps, gap)
-		lost := w.Lost(c.Proxies[0].SQL())
-		fmt.Printf("run %d: %s without a commit, %s -> %s, %d of %d acknowledged rows lost\n",
-			i+1, gap.Round(time.Millisecond), master.UID, now.UID, len(lost), w.Acked())
+		gap, parts := w.Gap(start), h.phases(start, master, w)
+		gaps, phases = append(gaps, gap), append(phases, parts)
+		fmt.Printf("%s %d: %s without a commit: %s\n", kind, i+1, gap.Round(time.Millisecond), tell(parts))
 	}
 	w.Stop()
-	lost := w.Lost(c.Proxies[0].SQL())
+	settle(t, c)
+	lost := w.Lost(servers[0])
 	slices.Sort(gaps)
-	fmt.Printf("%s, sync %t: median %s, longest %s, %d of %d acknowledged rows lost %v\n",
-		*fault, *sync, gaps[len(gaps)/2].Round(time.Millisecond), gaps[len(gaps)-1].Round(time.Millisecond), len(lost), w.Acked(), lost)
-	if *sync && len(lost) > 0 {
-		t.Errorf("synchronous replication has lost rows")
+	fmt.Printf("%s, sync %t: n %d, median %s, longest %s, %d failed connects, %d of %d acknowledged rows lost; medians: %s\n",
+		kind, *inSync, *runs, median(gaps), gaps[len(gaps)-1].Round(time.Millisecond), w.FailedConnects()-failed, len(lost), w.Acked(), tell(medians(phases)))
+	if *inSync && len(lost) > 0 {
+		t.Errorf("synchronous replication has lost rows %v", lost)
 	}
 }
 
 // settle waits until the cluster is whole again.
 func settle(t *harness.Script, c *harness.Cluster) {
+	t.Helper()
 	c.AwaitHealthy(long, *keepers)
-	if *sync {
+	if *inSync {
 		c.AwaitSynchronous(long)
 	}
+	c.Leader()
 }
