@@ -499,7 +499,7 @@ func TestACompleteCopyIsNotMadeAgainAfterACrash(t *testing.T) {
 
 // returned is an old master that comes back after db2 was elected, with a new
 // db to be copied.
-func returned(t *testing.T, parked bool, edit func(*cluster.ClusterData), creators string) *bench {
+func returned(t *testing.T, parked bool, edit func(*bench, *cluster.ClusterData), creators string) *bench {
 	b := running(t, nil)
 	b.crash()
 	b.pg.kill()
@@ -522,7 +522,7 @@ func returned(t *testing.T, parked bool, edit func(*cluster.ClusterData), creato
 		}
 	}
 	b.edit(func(cd *cluster.ClusterData) {
-		defer edit(cd)
+		defer edit(b, cd)
 		delete(cd.DBs, "db1")
 		cd.DBs["db4"] = &cluster.DB{UID: "db4", Generation: 1, Spec: &cluster.DBSpec{KeeperUID: "keeper1", InitMode: cluster.InitResync, Role: cluster.RoleStandby,
 			FollowConfig: &cluster.FollowConfig{Type: cluster.FollowInternal, DBUID: "db2"}}}
@@ -556,19 +556,19 @@ func TestHowAnOldMasterRejoins(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := returned(t, tt.parked, func(cd *cluster.ClusterData) {
+				b := returned(t, tt.parked, func(b *bench, cd *cluster.ClusterData) {
+					b.pg.set(func() {
+						b.pg.history, b.pg.unfit = []cluster.TimelineHistory{{TimelineID: 1, SwitchPoint: tt.fork}}, tt.unfit
+						if tt.fails != "" {
+							b.pg.fails[tt.fails] = errors.New("broken")
+						}
+					})
 					cd.DBs["db2"].Status.TimelinesHistory = []cluster.TimelineHistory{{TimelineID: 1, SwitchPoint: tt.fork}}
 					if db := cd.DBs["db4"]; db != nil {
 						db.Spec.UsePgrewind = tt.rewind
 					}
 				}, tt.creators)
 				defer b.stop()
-				b.pg.set(func() {
-					b.pg.history, b.pg.unfit = []cluster.TimelineHistory{{TimelineID: 1, SwitchPoint: tt.fork}}, tt.unfit
-					if tt.fails != "" {
-						b.pg.fails[tt.fails] = errors.New("broken")
-					}
-				})
 				settle(2 * time.Minute)
 				calls := b.pg.took()
 				if got := strings.Join(calls, ","); got != tt.want {
@@ -591,11 +591,11 @@ func TestHowAnOldMasterRejoins(t *testing.T) {
 // is some.
 func TestACopyWithoutRoomIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := returned(t, true, func(cd *cluster.ClusterData) {
+		b := returned(t, true, func(b *bench, cd *cluster.ClusterData) {
 			cd.DBs["db2"].Status.TimelinesHistory = []cluster.TimelineHistory{{TimelineID: 1, SwitchPoint: 19}}
+			b.pg.set(func() { b.pg.free = 9 })
 		}, `["db2"]`)
 		defer b.stop()
-		b.pg.set(func() { b.pg.free = 9 })
 		settle(20 * time.Second)
 		b.wantCalls("no room", "stop fast")
 		if got := b.info().Refuses; !strings.Contains(got, "--resync-without-aside") {
@@ -613,13 +613,13 @@ func TestACopyWithoutRoomIsRefused(t *testing.T) {
 // A source that is away when the old master returns doesn't cost a copy.
 func TestARewindWaitsForItsSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := returned(t, false, func(cd *cluster.ClusterData) {
+		b := returned(t, false, func(b *bench, cd *cluster.ClusterData) {
+			b.pg.set(func() { b.pg.fails["prepare"] = errors.New("connection refused") })
 			cd.DBs["db2"].Status.TimelinesHistory = []cluster.TimelineHistory{{TimelineID: 1, SwitchPoint: 19}}
 			if db := cd.DBs["db4"]; db != nil {
 				db.Spec.UsePgrewind = true
 			}
 		}, `["db2"]`)
-		b.pg.set(func() { b.pg.fails["prepare"] = errors.New("connection refused") })
 		settle(10 * time.Second)
 		b.wantCalls("source away", "start", "stop fast")
 		b.crash()
