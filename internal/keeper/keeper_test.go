@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -58,6 +59,7 @@ func (b *bench) start() {
 		Store:    store.NewClient(b.server.Client("keeper1", b.hook), "stolon/cluster", "c"),
 		Instance: b.pg, Files: b.files, Clock: func() time.Duration { return time.Since(began) + time.Hour },
 		NewUID:   func() string { uids++; return fmt.Sprintf("%04d%04d", b.boots, uids) },
+		Dial:     func(context.Context, string) (net.Conn, error) { return nil, errors.New("no network here") },
 		BootUUID: fmt.Sprintf("boot%d", b.boots), Log: zap.New(core), StoreTimeout: 5 * time.Second,
 	})
 	if err != nil {
