@@ -23,8 +23,9 @@ const (
 	// firstConf is the configuration of a first start, by 0.17's name.
 	firstConf = "stolon-temp-postgresql.conf"
 
-	pollFile  = 10 * time.Millisecond // how often postmaster.pid is read while waiting
-	pollReady = 50 * time.Millisecond // how often the instance is asked while waiting
+	pollFile     = 10 * time.Millisecond  // how often postmaster.pid is read while waiting
+	wakeRecovery = 100 * time.Millisecond // how often recovery is reminded of a promotion
+	pollReady    = 50 * time.Millisecond  // how often the instance is asked while waiting
 	// loadTimeout is how long Reload waits for the configuration to be read.
 	loadTimeout = time.Second
 	// quitGrace is how long a start that is given up has to end by itself.
@@ -302,6 +303,11 @@ func (i *Instance) Promote(ctx context.Context) error {
 	}
 	tick := time.NewTicker(pollFile)
 	defer tick.Stop()
+	// Recovery that takes the order just before it begins to wait for its lost
+	// primary waits on, for all of wal_retrieve_retry_interval. Any signal to
+	// it ends that wait, and a reload is one that changes nothing.
+	stuck := time.NewTicker(wakeRecovery)
+	defer stuck.Stop()
 	var last error
 	for {
 		var inRecovery bool
@@ -316,6 +322,10 @@ func (i *Instance) Promote(ctx context.Context) error {
 			return errors.New("promote: postgres exited unexpectedly")
 		case <-ctx.Done():
 			return errors.Join(fmt.Errorf("promote: %w", ctx.Err()), last)
+		case <-stuck.C:
+			if err := p.signal(unix.SIGHUP); err != nil {
+				return fmt.Errorf("promote: %w", err)
+			}
 		case <-tick.C:
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"stolon/internal/cluster"
 	"stolon/internal/postgresql"
 	"stolon/internal/postgresql/conf"
@@ -50,5 +52,36 @@ func TestAWaitingCommitIsReleasedByANewList(t *testing.T) {
 		if took := (<-released).Sub(began); took > time.Second {
 			t.Errorf("released %v after the list was in force", took)
 		}
+	}
+}
+
+// A standby that has just lost its primary is promoted at once, also when users
+// have it look for that only every 5 s, PostgreSQL's default: recovery that
+// takes the order just before it begins to wait would wait on.
+func TestAPromotionDoesNotWaitForTheLostPrimary(t *testing.T) {
+	if !asPostgres(t) {
+		return
+	}
+	ctx := short(t)
+	roles := postgresql.Roles{Superuser: "su", Replication: "repl"}
+	a := newNode(t, "a", roles, "trust")
+	a.initialise(cluster.NewConfig{Encoding: "UTF8", Locale: "C"})
+	a.must(a.CreateSlot(ctx, conf.SlotName("b")))
+	b := newNode(t, "b", roles, "trust")
+	b.user = map[string]string{"wal_retrieve_retry_interval": "5s"}
+	for range 8 {
+		b.must(b.BaseBackup(ctx, a.source(false, conf.SlotName("b")), func(string) {}))
+		b.start(a.behind("b"))
+		b.await("streaming", func() bool { return b.sample().ReceiverUp })
+		a.must(unix.Kill(a.look().PID, unix.SIGKILL))
+		<-a.Exited()
+		began := time.Now()
+		b.must(b.Promote(ctx))
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("the promotion took %v", took)
+		}
+		b.must(b.Stop(ctx, postgresql.Fast))
+		b.must(b.SetAside(ctx))
+		a.start(nil)
 	}
 }
