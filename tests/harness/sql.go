@@ -159,6 +159,7 @@ type Writer struct {
 	times []time.Time // of the acknowledgements
 	conns int         // connections that have ended
 	fails int         // of those, the ones that never were
+	fail  error       // of the last of these
 	last  error
 }
 
@@ -222,7 +223,7 @@ func (w *Writer) session(ctx context.Context, s Server, n *int) error {
 	conn, err := db.Conn(context.Background())
 	if err != nil {
 		w.mu.Lock()
-		w.fails++
+		w.fails, w.fail = w.fails+1, err
 		w.mu.Unlock()
 		return err
 	}
@@ -276,11 +277,12 @@ func (w *Writer) Connections() int {
 	return w.conns
 }
 
-// FailedConnects is how many connections could not be made.
-func (w *Writer) FailedConnects() int {
+// FailedConnects is how many connections could not be made, and why not the
+// last of them.
+func (w *Writer) FailedConnects() (n int, last error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.fails
+	return w.fails, w.fail
 }
 
 // FirstSince is when the first row after then was acknowledged, or zero.

@@ -79,7 +79,7 @@ func measure(t *harness.Script, kind string) {
 	h := record(t, c)
 	var gaps []time.Duration
 	var phases [][]time.Duration
-	failed := w.FailedConnects()
+	before, _ := w.FailedConnects()
 	for i := range *runs {
 		// At any moment between two heartbeats.
 		time.Sleep(time.Second + rand.N(5*time.Second))
@@ -97,9 +97,13 @@ func measure(t *harness.Script, kind string) {
 	w.Stop()
 	settle(t, c)
 	lost := w.Lost(servers[0])
+	failed, why := w.FailedConnects()
+	if failed > before {
+		fmt.Printf("%s: the last failed connect: %v\n", kind, why)
+	}
 	slices.Sort(gaps)
 	fmt.Printf("%s, sync %t: n %d, median %s, longest %s, %d failed connects, %d of %d acknowledged rows lost; medians: %s\n",
-		kind, *inSync, *runs, median(gaps), gaps[len(gaps)-1].Round(time.Millisecond), w.FailedConnects()-failed, len(lost), w.Acked(), tell(medians(phases)))
+		kind, *inSync, *runs, median(gaps), gaps[len(gaps)-1].Round(time.Millisecond), failed-before, len(lost), w.Acked(), tell(medians(phases)))
 	if *inSync && len(lost) > 0 {
 		t.Errorf("synchronous replication has lost rows %v", lost)
 	}
