@@ -89,6 +89,11 @@ func TestAMasterThatDoesNotStartIsReplacedAtOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
+		"permissions": func(t *testing.T, k *harness.Keeper) {
+			if err := os.Chmod(k.PGDir(), 0o777); err != nil {
+				t.Fatal(err)
+			}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
