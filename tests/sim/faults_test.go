@@ -375,7 +375,7 @@ func init() {
 		{"cut sentinel from store", all(3), func(n *nemesis) (func(), time.Duration) {
 			return n.cut("sentinel from store", pair(n.pick("sentinel").name, "store")), n.lasting()
 		}},
-		{"cut keeper from store", map[string]int{"mixed": 5, "crashes": 2, "partitions": 8, "ambushes": 4}, func(n *nemesis) (func(), time.Duration) {
+		{"cut keeper from store", map[string]int{"mixed": 5, "crashes": 2, "partitions": 8, "ambushes": 4, "slow proxies": 40}, func(n *nemesis) (func(), time.Duration) {
 			return n.cut("keeper from store", pair(n.pick("keeper").name, "store")), n.lasting()
 		}},
 		{"cut postgres from postgres", map[string]int{"mixed": 4, "crashes": 2, "partitions": 8, "calm": 3}, func(n *nemesis) (func(), time.Duration) {
@@ -456,7 +456,7 @@ func init() {
 			n.ambush()
 			return nil, 0
 		}},
-		{"failkeeper", map[string]int{"mixed": 3, "crashes": 3, "partitions": 2, "slow proxies": 40, "ambushes": 8}, func(n *nemesis) (func(), time.Duration) {
+		{"failkeeper", map[string]int{"mixed": 3, "crashes": 3, "partitions": 2, "slow proxies": 15, "ambushes": 8}, func(n *nemesis) (func(), time.Duration) {
 			name := n.pick("keeper").name
 			n.s.operator("failkeeper "+name, func(cd *cluster.ClusterData) {
 				if k := cd.Keepers[name]; k != nil {
@@ -465,7 +465,7 @@ func init() {
 			})
 			return nil, 0
 		}},
-		{"switchover", map[string]int{"mixed": 6, "crashes": 6, "partitions": 6, "ambushes": 20, "calm": 8, "slow proxies": 5}, func(n *nemesis) (func(), time.Duration) {
+		{"switchover", map[string]int{"mixed": 6, "crashes": 6, "partitions": 6, "ambushes": 20, "calm": 8}, func(n *nemesis) (func(), time.Duration) {
 			n.s.switchover(n.dice)
 			return nil, 0
 		}},
