@@ -264,12 +264,12 @@ func TestConsulDemandsAToken(t *testing.T) {
 		}
 	}
 	for name, conf := range map[string]open.Config{"none": {}, "a wrong one": {TokenFile: file}} {
-		write("00000000-1111-4222-8333-444455556666")
+		write("dead0000-1111-4222-8333-444455556666")
 		conf.Endpoints = consul.Endpoint
 		b := closing(t, openConsul(t, conf))
 		start := time.Now()
 		_, err := b.Commit(t.Context(), nil, []store.Op{{Key: "k", Value: []byte("v")}})
-		if err == nil || !strings.Contains(err.Error(), "--store-token-file") || strings.Contains(err.Error(), "00000000-") {
+		if err == nil || !strings.Contains(err.Error(), "--store-token-file") || strings.Contains(err.Error(), "dead0000-") {
 			t.Errorf("%s: a write = %v, want an error that names --store-token-file and no token", name, err)
 		}
 		if d := time.Since(start); d > time.Second {
