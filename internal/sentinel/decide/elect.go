@@ -177,10 +177,11 @@ func (p *pass) whyNobody(master *cluster.DB) string {
 	return fmt.Sprintf("; only its synchronous standbys hold every acknowledged commit: one of these keepers must return:%s", need)
 }
 
-// reportedSinceCut: the DB's keeper has published since the route was cut.
+// reportedSinceCut: the DB's keeper has published since the route was cut, and
+// has the DB's data: a disk may have been swapped since the DB was last seen well.
 func (p *pass) reportedSinceCut(db *cluster.DB) bool {
 	s := p.mem.keepers[db.Spec.KeeperUID]
-	return s.proven && s.since >= p.mem.route.since
+	return s.proven && s.since >= p.mem.route.since && p.report(db) != nil
 }
 
 // lateReport is when every keeper that lives must have reported since the cut.

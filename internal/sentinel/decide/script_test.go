@@ -50,6 +50,7 @@ var update = flag.Bool("update", false, "write the outcome of the scripts into t
 //	newleader          another sentinel takes over, with an empty memory
 //	gap D              nobody reaches the store for D
 //	foreign UID N      the keeper holds another cluster's data, on timeline N
+//	swapped UID...     the keeper has the data of another db
 //	save               remembers the cluster data
 //	restore            writes what was saved back, as from a backup
 //	asked              an operator asked for the cluster by stolonctl init
@@ -131,6 +132,7 @@ type fakeKeeper struct {
 	stuck, refusesStop, lags               bool
 	stopped                                uint64 // for a switchover, at this position; 0: not
 	dials                                  string // how they end: refuses, hangs, accepts or ""
+	swapped                                bool
 }
 
 type fakeProxy struct{ silent, suspects, seen bool }
@@ -321,6 +323,8 @@ func (w *world) command(f []string, rest string) {
 		delete(w.ext, cluster.ExtSwitchover) // it was bound to the other one's session
 	case "foreign":
 		w.keepers[args[0]].foreign = &cluster.ForeignData{ClusterUID: "cluster0", TimelineID: number(args[1])}
+	case "swapped":
+		each(func(k *fakeKeeper) { k.swapped = true })
 	case "save":
 		w.saved = w.cd.Clone()
 	case "restore":
@@ -361,6 +365,9 @@ func (w *world) report() {
 			info.Handover = w.handOver(k, db)
 			w.apply(k, db)
 			st := *k.state
+			if k.swapped {
+				st = cluster.PostgresState{UID: "another"}
+			}
 			info.PostgresState = &st
 		}
 		w.infos[uid] = info
