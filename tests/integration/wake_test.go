@@ -73,8 +73,9 @@ func TestAPromotionDoesNotWaitForTheLostPrimary(t *testing.T) {
 		b.must(b.BaseBackup(ctx, a.source(false, conf.SlotName("b")), func(string) {}))
 		b.start(a.behind("b"))
 		b.await("streaming", func() bool { return b.sample().ReceiverUp })
+		exited := a.Exited() // of one that has ended there is none to wait for
 		a.must(unix.Kill(a.look().PID, unix.SIGKILL))
-		<-a.Exited()
+		<-exited
 		began := time.Now()
 		b.must(b.Promote(ctx))
 		if took := time.Since(began); took > 2*time.Second {
