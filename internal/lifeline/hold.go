@@ -10,11 +10,15 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"stolon/internal/cluster"
 )
 
 const (
-	// patience is how long a connection and its greeting may take.
+	// patience is how long a connection and its greeting may take, and glance
+	// the same for a look whether the process has exited: there may be others.
 	patience = time.Second
+	glance   = 200 * time.Millisecond
 	// again lies between the looks whether a process has really exited, of which
 	// two in a row must find it gone (protocols.md S5), and there are looks at
 	// most: the kernel may end the connections of a process before its port.
@@ -51,7 +55,8 @@ func (h *Holder) Hold(addresses map[string]string) {
 			delete(h.held, uid)
 		}
 	}
-	for uid, address := range addresses {
+	for _, uid := range cluster.SortedKeys(addresses) {
+		address := addresses[uid]
 		if _, ok := h.held[uid]; ok {
 			continue
 		}
@@ -86,7 +91,7 @@ func (h *Holder) follow(ctx context.Context, uid, address string) {
 
 // hold reports whether there was a lifeline and it ended with a FIN.
 func (h *Holder) hold(ctx context.Context, uid, address string) bool {
-	conn, r, who, err := h.connect(ctx, address)
+	conn, r, who, err := h.connect(ctx, address, patience)
 	if err != nil {
 		return false
 	}
@@ -118,7 +123,7 @@ func (h *Holder) hasExited(ctx context.Context, uid, address string) bool {
 // gone reports whether the port is certainly not the process's any more: it
 // refuses connections, or another process answers.
 func (h *Holder) gone(ctx context.Context, uid, address string) bool {
-	conn, _, who, err := h.connect(ctx, address)
+	conn, _, who, err := h.connect(ctx, address, glance)
 	if err != nil {
 		return errors.Is(err, syscall.ECONNREFUSED)
 	}
@@ -130,8 +135,8 @@ var errGreeting = errors.New("not a lifeline")
 
 // connect connects to the address and tells who is there. An error other than
 // a refusal tells nothing.
-func (h *Holder) connect(ctx context.Context, address string) (net.Conn, *bufio.Reader, string, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+func (h *Holder) connect(ctx context.Context, address string, limit time.Duration) (net.Conn, *bufio.Reader, string, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	conn, err := h.dial(ctx, address)
 	if err != nil {
