@@ -163,7 +163,7 @@ func (p *pass) mayHandOver(master *cluster.DB, req *cluster.SwitchoverRequest) (
 		return nil, fmt.Sprintf("keeper %s of the master does not know switchovers (is it of 0.17?); use stolonctl failkeeper", master.Spec.KeeperUID), false
 	}
 	if uid := p.unsureProxy(); uid != "" && !req.Force {
-		return nil, fmt.Sprintf("proxy %s is silent or of 0.17 and would have to be waited for while nobody can write; --force does so", uid), false
+		return nil, fmt.Sprintf("proxy %s is silent or of 0.17: its clients would see the change only when it looks at the store again; --force goes on all the same", uid), false
 	}
 	cands := p.candidates(master)
 	if req.Target == "" {
