@@ -45,6 +45,9 @@ type Sentinel struct {
 	changes <-chan store.Change
 	mem     decide.Memory
 
+	// What a write takes says nothing of reads, nor of renewals.
+	reads, writes store.Patience
+
 	candidacy store.Candidacy
 	leading   bool
 	info      store.Held
@@ -78,6 +81,7 @@ func New(o Options) (*Sentinel, error) {
 		}
 	}
 	s := &Sentinel{o: o, log: o.Log, told: map[string]bool{}, storeOK: true}
+	s.reads.Timeout, s.writes.Timeout = o.StoreTimeout, o.StoreTimeout
 	if err := s.metrics.register(o.Metrics, s); err != nil {
 		return nil, fmt.Errorf("sentinel: metrics: %w", err)
 	}
@@ -157,15 +161,20 @@ func (s *Sentinel) step(ctx context.Context) {
 	}
 }
 
-// call bounds one store call.
-func (s *Sentinel) call(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, s.o.StoreTimeout)
+// write makes a write that was decided on what was read. One that hangs is
+// abandoned; whether it has happened shows the next read (protocols.md C7).
+func (s *Sentinel) write(ctx context.Context, do func(context.Context) error) error {
+	return s.writes.Once(ctx, s.interval(), do)
+}
+
+// interval within which the loop must get on: when a store call hangs, neither
+// the session nor a heartbeat is late.
+func (s *Sentinel) interval() time.Duration {
+	return min(s.settings().SleepInterval.Duration, sessionTTL/3)
 }
 
 // renew enters the election or keeps the session alive.
 func (s *Sentinel) renew(ctx context.Context) {
-	cctx, cancel := s.call(ctx)
-	defer cancel()
 	s.renewAt = s.o.Clock() + sessionTTL/3
 	if s.candidacy == nil {
 		// The waiting goes on for as long as Run does; only the entry is bounded.
@@ -180,7 +189,7 @@ func (s *Sentinel) renew(ctx context.Context) {
 		return
 	}
 	sent := s.o.Clock()
-	err := s.candidacy.Lease().Renew(cctx)
+	err := s.reads.Ask(ctx, s.interval(), s.candidacy.Lease().Renew)
 	s.called(sent)
 	switch {
 	case errors.Is(err, store.ErrLeaseLost):
@@ -217,12 +226,10 @@ func (s *Sentinel) noteElected() {
 // heartbeat publishes that this sentinel is there. It is a quorum request, so
 // its success also tells that the store is.
 func (s *Sentinel) heartbeat(ctx context.Context) {
-	cctx, cancel := s.call(ctx)
-	defer cancel()
 	set := s.settings()
 	s.heartbeatAt = s.o.Clock() + set.SleepInterval.Duration
 	sent := s.o.Clock()
-	err := s.publish(cctx, max(2*set.SleepInterval.Duration, store.MinTTL))
+	err := s.writes.Ask(ctx, s.interval(), s.publish)
 	s.called(sent)
 	if err != nil {
 		s.storeError("publish sentinel info", err)
@@ -233,13 +240,17 @@ func (s *Sentinel) heartbeat(ctx context.Context) {
 	s.mem = decide.Contact(s.mem, set, sent)
 }
 
-func (s *Sentinel) publish(ctx context.Context, ttl time.Duration) error {
-	lease, err := s.info.Keep(ctx, s.o.Store, ttl)
+func (s *Sentinel) publish(ctx context.Context) error {
+	ttl := max(2*s.settings().SleepInterval.Duration, store.MinTTL)
+	lease, err := s.info.Alive(ctx, s.o.Store, ttl, s.o.Clock())
 	if err != nil {
 		return err
 	}
 	info := cluster.SentinelInfo{UID: s.o.UID, InfoUID: s.o.NewUID(), Problems: s.problem}
 	_, err = s.o.Store.Commit(ctx, nil, []store.Op{{Key: s.o.Store.SentinelKey(s.o.UID), Value: store.Encode(info), Lease: lease}})
+	if errors.Is(err, store.ErrLeaseLost) {
+		s.info.Forget()
+	}
 	return err
 }
 
@@ -295,19 +306,21 @@ func (s *Sentinel) follow(ctx context.Context) {
 
 // act reads everything, decides, and writes.
 func (s *Sentinel) act(ctx context.Context) error {
-	cctx, cancel := s.call(ctx)
-	defer cancel()
 	// What is judged is judged at the time the question was sent; what is seen
 	// is seen when the answer came. Each errs on the safe side.
 	sent := s.o.Clock()
-	st, err := s.o.Store.State(cctx)
+	var st *store.State
+	err := s.reads.Ask(ctx, s.interval(), func(ctx context.Context) (err error) {
+		st, err = s.o.Store.State(ctx)
+		return err
+	})
 	took := s.called(sent)
 	if err != nil {
 		return err
 	}
 	s.storeAnswers()
 	if st.Data == nil && st.DataErr == nil {
-		return s.create(cctx, st)
+		return s.create(ctx, st)
 	}
 	view, ok := s.view(st)
 	if !ok {
@@ -324,7 +337,11 @@ func (s *Sentinel) act(ctx context.Context) error {
 		s.find(ctx, d.Ask, st.DataRevision)
 		return nil
 	}
-	if _, err := s.o.Store.PutClusterData(cctx, d.Data, st.DataRevision, []store.Condition{s.candidacy.Leading()}, s.extOps(d.Ext)...); err != nil {
+	err = s.write(ctx, func(ctx context.Context) error {
+		_, err := s.o.Store.PutClusterData(ctx, d.Data, st.DataRevision, []store.Condition{s.candidacy.Leading()}, s.extOps(d.Ext)...)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	if d.Death {
@@ -344,7 +361,11 @@ func (s *Sentinel) create(ctx context.Context, st *store.State) error {
 		return nil
 	}
 	cd := cluster.New(s.o.NewUID(), s.o.InitialSpec, s.o.Wall())
-	if _, err := s.o.Store.PutClusterData(ctx, cd, st.DataRevision, nil); err != nil {
+	err := s.write(ctx, func(ctx context.Context) error {
+		_, err := s.o.Store.PutClusterData(ctx, cd, st.DataRevision, nil)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	s.log.Info("cluster data created from the initial cluster spec", zap.String("cluster", cd.Cluster.UID))
@@ -428,13 +449,11 @@ func (s *Sentinel) view(st *store.State) (decide.View, bool) {
 
 // settings of the cluster as last seen.
 func (s *Sentinel) settings() cluster.Settings {
-	for _, kv := range s.mirror.Snapshot().KVs {
-		if kv.Key != s.o.Store.ClusterDataKey() {
-			continue
-		}
-		if bytes.Equal(kv.Value, s.setOf) {
-			return s.set
-		}
+	kv, ok := s.mirror.Get(s.o.Store.ClusterDataKey())
+	if ok && bytes.Equal(kv.Value, s.setOf) {
+		return s.set
+	}
+	if ok {
 		if cd, err := store.DecodeClusterData(kv.Value); err == nil && cd != nil && cd.Check() == nil {
 			s.set, s.setOf = cd.Cluster.Spec.Settings(), kv.Value
 			return s.set

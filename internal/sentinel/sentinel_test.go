@@ -29,16 +29,24 @@ type room struct {
 	mu     sync.Mutex
 	writes map[string]int // commits by client and key
 	cut    map[string]bool
+	hangs  func(memory.Request) bool // nil, or whether a request shall hang
+
+	storeTimeout time.Duration
 }
 
 func newRoom(t *testing.T) *room {
 	core, logs := observer.New(zapcore.InfoLevel)
-	return &room{t: t, srv: memory.New(), start: time.Now(), logs: logs, log: zap.New(core), writes: map[string]int{}, cut: map[string]bool{}}
+	return &room{t: t, srv: memory.New(), start: time.Now(), logs: logs, log: zap.New(core), writes: map[string]int{}, cut: map[string]bool{}, storeTimeout: time.Second}
 }
 
 // hook counts writes and lets nothing of a cut off client through.
 func (r *room) hook(ctx context.Context, q memory.Request) error {
 	r.mu.Lock()
+	if r.hangs != nil && r.hangs(q) {
+		r.mu.Unlock()
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	defer r.mu.Unlock()
 	if r.cut[q.Client] {
 		return fmt.Errorf("%s is cut off", q.Client)
@@ -86,7 +94,7 @@ func (r *room) sentinel(uid string) (stop func()) {
 		Store: store.NewClient(r.srv.Client(uid, r.hook), "stolon/cluster", "test"),
 		Clock: func() time.Duration { return time.Since(r.start) }, Wall: time.Now,
 		NewUID: func() string { n++; return fmt.Sprintf("%s-%d", uid, n) }, Pick: func(int) int { return 0 },
-		Log: r.log, StoreTimeout: time.Second,
+		Log: r.log, StoreTimeout: r.storeTimeout,
 	})
 	if err != nil {
 		r.t.Fatal(err)

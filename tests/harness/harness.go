@@ -77,6 +77,8 @@ type Options struct {
 	Keeper func(*Keeper)
 	// Flags that every process gets; by default --store-timeout=1s.
 	Flags []string
+	// Relays puts one between each process and the store.
+	Relays bool
 	// Hurry doesn't wait: Start returns when all processes are started.
 	Hurry bool
 }
@@ -93,9 +95,10 @@ type Cluster struct {
 	Proxies   []*Proxy
 	Password  string // of the superuser
 
-	t     testing.TB
-	flags []string
-	spec  string // its file
+	t      testing.TB
+	flags  []string
+	relays bool
+	spec   string // its file
 }
 
 // A Sentinel is a sentinel process.
@@ -109,7 +112,7 @@ type Sentinel struct {
 // Start starts the sentinel.
 func (s *Sentinel) Start() {
 	s.t.Helper()
-	args := s.c.storeFlags()
+	args := s.c.storeFlags(s.Relay)
 	if s.InitialSpec != "" {
 		args = append(args, "--initial-cluster-spec="+s.InitialSpec)
 	}
@@ -130,7 +133,7 @@ type Proxy struct {
 // Start starts the proxy.
 func (p *Proxy) Start() {
 	p.t.Helper()
-	p.start(override(append(p.c.storeFlags(), "--listen-address=127.0.0.1", "--port="+p.Port), p.Flags)...)
+	p.start(override(append(p.c.storeFlags(p.Relay), "--listen-address=127.0.0.1", "--port="+p.Port), p.Flags)...)
 }
 
 // UID of the last run, from its log.
@@ -193,7 +196,7 @@ func Start(t testing.TB, o Options) *Cluster {
 	if o.Spec == nil {
 		o.Spec = Quick(nil)
 	}
-	c.spec = c.WriteSpec(o.Spec)
+	c.spec, c.relays = c.WriteSpec(o.Spec), o.Relays
 	if o.Early != nil {
 		o.Early(c)
 	}
@@ -238,6 +241,7 @@ func (c *Cluster) WriteSpec(s Spec) string {
 func (c *Cluster) AddSentinel(initialSpec string) *Sentinel {
 	name := "sentinel" + strconv.Itoa(len(c.Sentinels))
 	s := &Sentinel{Process: newProcess(c.t, c.Dir, name, os.Getenv("STSENTINEL_BIN")), InitialSpec: initialSpec, c: c}
+	s.Relay = c.relay()
 	c.Sentinels = append(c.Sentinels, s)
 	return s
 }
@@ -250,6 +254,7 @@ func (c *Cluster) AddKeeper() *Keeper {
 		Process: newProcess(c.t, c.Dir, uid, os.Getenv("STKEEPER_BIN")), UID: uid,
 		Port: strconv.Itoa(servers.Port(c.t)), DataDir: filepath.Join(c.Dir, uid), c: c,
 	}
+	k.Relay = c.relay()
 	c.t.Cleanup(k.destroy)
 	c.Keepers = append(c.Keepers, k)
 	return k
@@ -260,13 +265,26 @@ func (c *Cluster) AddProxy() *Proxy {
 	c.t.Helper()
 	name := "proxy" + strconv.Itoa(len(c.Proxies))
 	p := &Proxy{Process: newProcess(c.t, c.Dir, name, os.Getenv("STPROXY_BIN")), Port: strconv.Itoa(servers.Port(c.t)), c: c}
+	p.Relay = c.relay()
 	c.Proxies = append(c.Proxies, p)
 	return p
 }
 
+// relay is what a new process gets.
+func (c *Cluster) relay() *servers.Relay {
+	if !c.relays {
+		return nil
+	}
+	return servers.StartRelay(c.t, c.Server)
+}
+
 // storeFlags are the flags that all programs share.
-func (c *Cluster) storeFlags() []string {
-	return append([]string{"--cluster-name=" + c.Name, "--store-backend=" + c.Server.Backend, "--store-endpoints=" + servers.Endpoints(c.Members)}, c.flags...)
+func (c *Cluster) storeFlags(by *servers.Relay) []string {
+	endpoints := servers.Endpoints(c.Members)
+	if by != nil {
+		endpoints = by.Endpoint
+	}
+	return append([]string{"--cluster-name=" + c.Name, "--store-backend=" + c.Server.Backend, "--store-endpoints=" + endpoints}, c.flags...)
 }
 
 func (c *Cluster) passwordFile(role string) string { return filepath.Join(c.Dir, role+".password") }
@@ -276,7 +294,7 @@ func (c *Cluster) RunCtl(stdin string, args ...string) (stdout, stderr string, c
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Getenv("STCTL_BIN"), append(c.storeFlags(), args...)...)
+	cmd := exec.CommandContext(ctx, os.Getenv("STCTL_BIN"), append(c.storeFlags(nil), args...)...)
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
 	var exit *exec.ExitError
@@ -290,7 +308,7 @@ func (c *Cluster) RunCtl(stdin string, args ...string) (stdout, stderr string, c
 func (c *Cluster) StartCtl(args ...string) *Process {
 	c.t.Helper()
 	p := newProcess(c.t, c.Dir, "stolonctl", os.Getenv("STCTL_BIN"))
-	p.start(append(c.storeFlags(), args...)...)
+	p.start(append(c.storeFlags(nil), args...)...)
 	return p
 }
 
