@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,6 +52,7 @@ type Sentinel struct {
 	candidacy store.Candidacy
 	leading   bool
 	info      store.Held
+	published published
 
 	set   cluster.Settings // of setOf
 	setOf []byte           // cluster data as stored; nil: none decoded yet
@@ -224,34 +226,57 @@ func (s *Sentinel) noteElected() {
 }
 
 // heartbeat publishes that this sentinel is there. It is a quorum request, so
-// its success also tells that the store is.
+// its success also tells that the store is. A leader, whose passes read, does
+// without as long as what it published stands.
 func (s *Sentinel) heartbeat(ctx context.Context) {
 	set := s.settings()
 	s.heartbeatAt = s.o.Clock() + set.SleepInterval.Duration
 	sent := s.o.Clock()
-	err := s.writes.Ask(ctx, s.interval(), s.publish)
+	written := false
+	err := s.writes.Ask(ctx, s.interval(), func(ctx context.Context) (err error) {
+		written, err = s.publish(ctx)
+		return err
+	})
 	s.called(sent)
 	if err != nil {
 		s.storeError("publish sentinel info", err)
 		s.heartbeatAt = min(s.heartbeatAt, s.o.Clock()+retryAfter)
 		return
 	}
-	s.storeAnswers()
-	s.mem = decide.Contact(s.mem, set, sent)
+	if written {
+		s.storeAnswers()
+		s.mem = decide.Contact(s.mem, set, sent)
+	}
 }
 
-func (s *Sentinel) publish(ctx context.Context) error {
+func (s *Sentinel) publish(ctx context.Context) (written bool, err error) {
 	ttl := max(2*s.settings().SleepInterval.Duration, store.MinTTL)
 	lease, err := s.info.Alive(ctx, s.o.Store, ttl, s.o.Clock())
 	if err != nil {
-		return err
+		return false, err
+	}
+	key := s.o.Store.SentinelKey(s.o.UID)
+	kv, there := s.mirror.Get(key)
+	if s.leading && there && kv.Revision == s.published.revision && lease == s.published.lease && slices.Equal(s.problem, s.published.problem) {
+		return false, nil
 	}
 	info := cluster.SentinelInfo{UID: s.o.UID, InfoUID: s.o.NewUID(), Problems: s.problem}
-	_, err = s.o.Store.Commit(ctx, nil, []store.Op{{Key: s.o.Store.SentinelKey(s.o.UID), Value: store.Encode(info), Lease: lease}})
+	revision, err := s.o.Store.Commit(ctx, nil, []store.Op{{Key: key, Value: store.Encode(info), Lease: lease}})
 	if errors.Is(err, store.ErrLeaseLost) {
 		s.info.Forget()
 	}
-	return err
+	if err != nil {
+		return false, err
+	}
+	s.published = published{revision: revision, lease: lease, problem: s.problem}
+	return true, nil
+}
+
+// published is what a sentinel's info key was last written with.
+type published struct {
+	revision int64
+	lease    store.Lease
+	problem  []string
 }
 
 // pass looks at the cluster and, while leading, takes the next step. What the

@@ -176,12 +176,20 @@ func TestQuietClusterWritesHeartbeatsOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoom(t)
 		stop := r.sentinel("s1")
+		time.Sleep(time.Second)
+		stop2 := r.sentinel("s2")
 		time.Sleep(20 * time.Second)
 		before := r.logs.Len()
-		writes := r.written("s1")
+		writes, leads, follows := r.written("s1"), r.beats("s1"), r.beats("s2")
 		time.Sleep(10 * time.Minute)
 		if got := r.written("s1"); got != writes {
 			t.Errorf("%d more writes of the cluster data in ten quiet minutes", got-writes)
+		}
+		if leads, follows = r.beats("s1")-leads, r.beats("s2")-follows; leads != 0 || follows != 120 {
+			t.Errorf("the leader wrote %d heartbeats in ten quiet minutes and the follower %d, want none, as it reads, and 120", leads, follows)
+		}
+		if kv, err := r.client().Get(t.Context(), r.client().SentinelKey("s1")); err != nil || kv == nil {
+			t.Errorf("the leader's info is %v, %v", kv, err)
 		}
 		for _, e := range r.logs.All()[before:] {
 			if e.Level >= zapcore.InfoLevel {
@@ -189,6 +197,7 @@ func TestQuietClusterWritesHeartbeatsOnly(t *testing.T) {
 			}
 		}
 		stop()
+		stop2()
 	})
 }
 
@@ -196,6 +205,8 @@ func TestShorterSleepIntervalCountsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoom(t)
 		stop := r.sentinel("s1")
+		time.Sleep(time.Second)
+		stop2 := r.sentinel("s2")          // it follows
 		time.Sleep(100 * time.Millisecond) // by the default of 5 s it is quiet until 5 s
 		err := r.client().Update(t.Context(), func(cd *cluster.ClusterData) error {
 			cd.Cluster.Spec.SleepInterval = &cluster.Duration{Duration: time.Second}
@@ -205,10 +216,11 @@ func TestShorterSleepIntervalCountsAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(4 * time.Second)
-		if got := r.beats("s1"); got < 4 {
+		if got := r.beats("s2"); got < 4 {
 			t.Errorf("%d heartbeats in 4 s of which each should have one", got)
 		}
 		stop()
+		stop2()
 	})
 }
 
@@ -227,6 +239,32 @@ func TestSentinelTellsOnceThatTheStoreIsAway(t *testing.T) {
 		}
 		if told != 1 {
 			t.Errorf("told %d times in five minutes, want once", told)
+		}
+		stop()
+	})
+}
+
+// The info of a leader stays although it writes it no more: it is there again
+// when somebody deleted it or its lease was lost.
+func TestALeadersInfoIsPutBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoom(t)
+		stop := r.sentinel("s1")
+		key := r.client().SentinelKey("s1")
+		for name, lose := range map[string]func(){
+			"deleted": func() {
+				if _, err := r.client().Commit(t.Context(), nil, []store.Op{{Key: key, Delete: true}}); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"its lease ended": r.srv.ExpireAll,
+		} {
+			time.Sleep(20 * time.Second)
+			lose()
+			time.Sleep(16 * time.Second)
+			if kv, err := r.client().Get(t.Context(), key); err != nil || kv == nil {
+				t.Errorf("%s: the info is %v, %v", name, kv, err)
+			}
 		}
 		stop()
 	})
