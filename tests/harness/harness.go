@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"stolon/internal/cluster"
+	"stolon/internal/postgresql/wal"
 	"stolon/internal/store"
 	"stolon/internal/store/open"
 	"stolon/tests/servers"
@@ -519,22 +520,32 @@ func (c *Cluster) AwaitRoute(timeout time.Duration, k *Keeper) {
 }
 
 // AwaitCaughtUp waits until the standbys have replayed all that the master has
-// and the cluster data shows all at one position, so that a failover has them
-// to choose from.
+// and their keepers have reported so, so that a failover has them to choose
+// from. The cluster data may show that late, as positions alone aren't written.
 func (c *Cluster) AwaitCaughtUp(timeout time.Duration, master *Keeper, standbys ...*Keeper) {
 	c.t.Helper()
 	want := master.SQL().Query("select pg_current_wal_lsn()")
 	for _, s := range standbys {
 		s.SQL().AwaitQuery(timeout, "select pg_last_wal_replay_lsn() >= '"+want+"'", "true")
 	}
-	c.AwaitData(timeout, "the standbys have reported the master's position", func(cd *cluster.ClusterData) bool {
-		m := cd.DBOf(master.UID)
+	position, err := wal.ParseLSN(want)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	Await(c.t, timeout, "the standbys have reported the master's position, "+want, func() (string, bool) {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		st, err := c.Store.State(ctx)
+		if err != nil {
+			return err.Error(), false
+		}
 		for _, s := range standbys {
-			if db := cd.DBOf(s.UID); db == nil || m == nil || db.Status.XLogPos < m.Status.XLogPos {
-				return false
+			rep := st.Keepers[s.UID].PostgresState
+			if rep == nil || rep.XLogPos < uint64(position) {
+				return fmt.Sprintf("%s reports %+v", s.UID, rep), false
 			}
 		}
-		return true
+		return "", true
 	})
 }
 
