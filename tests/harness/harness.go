@@ -72,6 +72,8 @@ type Options struct {
 	Proxies   int
 	Spec      Spec // nil is Quick(nil)
 	Members   int  // of the store; 0 is 1
+	// TLS names another store, and the files that everybody needs for it.
+	TLS *TLS
 	// Early is called before the first process but the store's starts.
 	Early func(*Cluster)
 	// Keeper is called for each keeper before it starts.
@@ -82,6 +84,12 @@ type Options struct {
 	Relays bool
 	// Hurry doesn't wait: Start returns when all processes are started.
 	Hurry bool
+}
+
+// TLS is a store that demands certificates and what satisfies it.
+type TLS struct {
+	Server                    *servers.Store
+	CAFile, CertFile, KeyFile string
 }
 
 // A Cluster is everything that belongs to one.
@@ -160,10 +168,10 @@ func uidIn(p *Process, msg string) string {
 // New starts a store and returns a cluster without processes.
 func New(t testing.TB) *Cluster {
 	t.Helper()
-	return newOn(t, servers.StartStore(t, 1))
+	return newOn(t, servers.StartStore(t, 1), &TLS{})
 }
 
-func newOn(t testing.TB, members []*servers.Store) *Cluster {
+func newOn(t testing.TB, members []*servers.Store, files *TLS) *Cluster {
 	t.Helper()
 	c := &Cluster{Name: "test", Password: SuperuserPassword, Dir: t.TempDir(), t: t, Server: members[0], Members: members, flags: []string{"--store-timeout=1s"}}
 	for role, password := range map[string]string{"su": SuperuserPassword, "repl": ReplicationPassword} {
@@ -171,7 +179,10 @@ func newOn(t testing.TB, members []*servers.Store) *Cluster {
 			t.Fatal(err)
 		}
 	}
-	b, err := open.Backend(open.Config{Backend: c.Server.Backend, Endpoints: servers.Endpoints(c.Members), Timeout: 2 * time.Second})
+	b, err := open.Backend(open.Config{
+		Backend: c.Server.Backend, Endpoints: servers.Endpoints(c.Members), Timeout: 2 * time.Second,
+		CAFile: files.CAFile, CertFile: files.CertFile, KeyFile: files.KeyFile,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,10 +201,7 @@ func newOn(t testing.TB, members []*servers.Store) *Cluster {
 // and every proxy leads to the master.
 func Start(t testing.TB, o Options) *Cluster {
 	t.Helper()
-	c := newOn(t, servers.StartStore(t, max(o.Members, 1)))
-	if o.Flags != nil {
-		c.flags = o.Flags
-	}
+	c := o.cluster(t)
 	if o.Spec == nil {
 		o.Spec = Quick(nil)
 	}
@@ -222,6 +230,24 @@ func Start(t testing.TB, o Options) *Cluster {
 		standbys = min(standbys, m)
 	}
 	c.AwaitHealthy(60*time.Second, 1+standbys)
+	return c
+}
+
+// cluster has the store that the options name and no process yet.
+func (o Options) cluster(t testing.TB) *Cluster {
+	t.Helper()
+	var c *Cluster
+	if o.TLS == nil {
+		c = newOn(t, servers.StartStore(t, max(o.Members, 1)), &TLS{})
+	} else {
+		c = newOn(t, []*servers.Store{o.TLS.Server}, o.TLS)
+	}
+	if o.Flags != nil {
+		c.flags = o.Flags
+	}
+	if o.TLS != nil {
+		c.flags = append(slices.Clone(c.flags), "--store-ca-file="+o.TLS.CAFile, "--store-cert-file="+o.TLS.CertFile, "--store-key="+o.TLS.KeyFile)
+	}
 	return c
 }
 
