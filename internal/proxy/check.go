@@ -179,7 +179,7 @@ func (p *Proxy) promise(ctx context.Context) (done bool, err error) {
 func (p *Proxy) info(timeout time.Duration) cluster.ProxyInfo {
 	info := cluster.ProxyInfo{
 		InfoUID: p.o.NewUID(), UID: p.o.UID, Generation: p.result.Generation, ProxyTimeout: timeout,
-		Features: []cluster.Feature{cluster.AtomicCheck},
+		Features: []cluster.Feature{cluster.AtomicCheck}, Lifeline: p.o.Lifeline,
 	}
 	if refuses, ago := p.fwd.Suspect(); p.result.Route.Enabled {
 		info.MasterSeen = ago

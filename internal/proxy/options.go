@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"stolon/internal/clock"
+	"stolon/internal/cluster"
 	"stolon/internal/store"
 )
 
@@ -20,6 +21,9 @@ type Options struct {
 	StopListening bool                // close the listening socket when the deadline has passed
 	KeepAlive     net.KeepAliveConfig // of client connections
 	HoldTimeout   time.Duration       // how long clients wait for a master; 0 not at all
+
+	// Lifeline, unless nil, is served for as long as this process runs.
+	Lifeline *cluster.Lifeline
 
 	// Listen, Dial and Resolve default to those of package net.
 	Listen  func(ctx context.Context, address string) (net.Listener, error)

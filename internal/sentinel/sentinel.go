@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"time"
@@ -22,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"stolon/internal/cluster"
+	"stolon/internal/lifeline"
 	"stolon/internal/sentinel/decide"
 	"stolon/internal/store"
 )
@@ -53,6 +53,7 @@ type Sentinel struct {
 	leading   bool
 	info      store.Held
 	published published
+	lifelines *lifeline.Holder // to the proxies and the other sentinels
 
 	set   cluster.Settings // of setOf
 	setOf []byte           // cluster data as stored; nil: none decoded yet
@@ -78,11 +79,9 @@ func New(o Options) (*Sentinel, error) {
 		return nil, errors.New("sentinel: StoreTimeout must be positive")
 	}
 	if o.Dial == nil {
-		o.Dial = func(ctx context.Context, address string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", address)
-		}
+		o.Dial = lifeline.Dial
 	}
-	s := &Sentinel{o: o, log: o.Log, told: map[string]bool{}, storeOK: true}
+	s := &Sentinel{o: o, log: o.Log, told: map[string]bool{}, storeOK: true, lifelines: lifeline.NewHolder(o.Dial)}
 	s.reads.Timeout, s.writes.Timeout = o.StoreTimeout, o.StoreTimeout
 	if err := s.metrics.register(o.Metrics, s); err != nil {
 		return nil, fmt.Errorf("sentinel: metrics: %w", err)
@@ -95,6 +94,7 @@ func New(o Options) (*Sentinel, error) {
 func (s *Sentinel) Run(ctx context.Context) error {
 	s.log.Info("sentinel uid", zap.String("uid", s.o.UID))
 	s.changes = s.o.Store.Watch(ctx, s.o.Store.Base())
+	defer s.lifelines.Close()
 	defer s.leave()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -112,6 +112,8 @@ func (s *Sentinel) Run(ctx context.Context) error {
 			}
 			s.take(ch)
 		case <-elected:
+		case uid := <-s.lifelines.Exited():
+			s.exited(ctx, uid)
 		case <-timer.C:
 		}
 		s.drain()
@@ -260,7 +262,7 @@ func (s *Sentinel) publish(ctx context.Context) (written bool, err error) {
 	if s.leading && there && kv.Revision == s.published.revision && lease == s.published.lease && slices.Equal(s.problem, s.published.problem) {
 		return false, nil
 	}
-	info := cluster.SentinelInfo{UID: s.o.UID, InfoUID: s.o.NewUID(), Problems: s.problem}
+	info := cluster.SentinelInfo{UID: s.o.UID, InfoUID: s.o.NewUID(), Problems: s.problem, Lifeline: s.o.Lifeline}
 	revision, err := s.o.Store.Commit(ctx, nil, []store.Op{{Key: key, Value: store.Encode(info), Lease: lease}})
 	if errors.Is(err, store.ErrLeaseLost) {
 		s.info.Forget()
@@ -286,12 +288,13 @@ func (s *Sentinel) pass(ctx context.Context, fresh bool) {
 	if !s.mirror.Synced() {
 		return
 	}
+	st := s.o.Store.Decode(s.mirror.Snapshot())
+	s.hold(st)
 	if !s.leading {
-		s.follow(ctx)
+		s.follow(ctx, st)
 		return
 	}
 	if !fresh {
-		st := s.o.Store.Decode(s.mirror.Snapshot())
 		now := s.o.Clock()
 		view, ok := s.view(st)
 		if ok {
@@ -316,8 +319,7 @@ func (s *Sentinel) pass(ctx context.Context, fresh bool) {
 }
 
 // follow keeps the memory of a sentinel that doesn't lead.
-func (s *Sentinel) follow(ctx context.Context) {
-	st := s.o.Store.Decode(s.mirror.Snapshot())
+func (s *Sentinel) follow(ctx context.Context, st *store.State) {
 	if st.Data == nil && st.DataErr == nil && s.o.InitialSpec != nil {
 		if err := s.act(ctx); err != nil && !errors.Is(err, store.ErrConflict) {
 			s.storeError("create the cluster data", err)

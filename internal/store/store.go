@@ -128,6 +128,12 @@ type Backend interface {
 	Campaign(ctx context.Context, prefix, uid string, ttl time.Duration) (Candidacy, error)
 	// Leader returns the uid of the elected candidate, "" when there is none.
 	Leader(ctx context.Context, prefix string) (string, error)
+	// Depose ends the session of the candidate uid, with all that its lease
+	// holds, as if its TTL were over; the next candidate leads. It is for a
+	// candidate that has exited (protocols.md S15). One that lives learns it at
+	// its next Renew. A uid that is no candidate is no error. Where waiting
+	// candidates leave no trace in the store, only the elected one is found.
+	Depose(ctx context.Context, prefix, uid string) error
 	// Close ends the watches and candidacies (without resigning), waits for
 	// their goroutines and releases the client's connections.
 	Close() error

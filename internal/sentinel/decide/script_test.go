@@ -278,6 +278,11 @@ func (w *world) command(f []string, rest string) {
 				w.fakes[uid].silent = f[0] == "silence"
 			}
 		}
+	case "exited":
+		for _, uid := range args {
+			w.fakes[uid].silent = true
+			w.mem = Exited(w.mem, uid)
+		}
 	case "stop":
 		for _, uid := range args {
 			w.keepers[uid].silent = true
