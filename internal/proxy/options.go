@@ -35,6 +35,6 @@ type Options struct {
 	NewUID  func() string
 	Log     *zap.Logger
 	Metrics prometheus.Registerer // nil for none
-	// StoreTimeout bounds each store call.
+	// StoreTimeout bounds each store call with its repetitions.
 	StoreTimeout time.Duration
 }

@@ -39,9 +39,10 @@ func (s *Sentinel) exited(ctx context.Context, uid string) {
 		return
 	}
 	s.log.Info("sentinel has exited", zap.String("sentinel", uid))
-	ctx, cancel := s.call(ctx)
-	defer cancel()
-	if err := s.o.Store.Depose(ctx, s.o.Store.ElectionKey(), uid); err != nil {
+	err := s.writes.Ask(ctx, s.interval(), func(ctx context.Context) error {
+		return s.o.Store.Depose(ctx, s.o.Store.ElectionKey(), uid)
+	})
+	if err != nil {
 		s.storeError("end the session of a sentinel that has exited", err)
 	}
 }

@@ -34,6 +34,6 @@ type Options struct {
 	Pick    func(n int) int // a random number in [0, n)
 	Log     *zap.Logger
 	Metrics prometheus.Registerer // nil for none
-	// StoreTimeout bounds each store call.
+	// StoreTimeout bounds each store call with its repetitions.
 	StoreTimeout time.Duration
 }

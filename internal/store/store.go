@@ -20,6 +20,10 @@ var ErrConflict = errors.New("the store changed since it was read")
 // the holder grants a new one.
 var ErrLeaseLost = errors.New("lease lost")
 
+// ErrOutcome reports a write that was sent again after an answer was lost, and
+// then failed: maybe because of itself. The caller reads what became of it.
+var ErrOutcome = errors.New("an answer was lost and it is not known whether the write happened")
+
 // A KV is one key with its value. Revision is the key's modification
 // revision: it changes with every write of the key and is never reused within
 // one store history. Revisions of one backend grow over time.

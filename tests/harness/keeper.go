@@ -53,7 +53,7 @@ func zombie(pid int) bool {
 }
 
 func (k *Keeper) args() []string {
-	usual := append(k.c.storeFlags(),
+	usual := append(k.c.storeFlags(k.Relay),
 		"--uid="+k.UID, "--data-dir="+k.DataDir, "--pg-bin-path="+PGBin(),
 		"--pg-listen-address=127.0.0.1", "--pg-port="+k.Port,
 		"--pg-su-username="+Superuser, "--pg-su-passwordfile="+k.c.passwordFile("su"),

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"stolon/tests/servers"
 )
 
 // stopTime is how long a process may take to stop in order.
@@ -21,6 +23,8 @@ const stopTime = 40 * time.Second
 // write to one log.
 type Process struct {
 	Name string
+	// Relay lies between it and the store; nil: nothing does.
+	Relay *servers.Relay
 
 	t    testing.TB
 	bin  string
