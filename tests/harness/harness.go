@@ -79,6 +79,9 @@ type Options struct {
 	Flags []string
 	// Hurry doesn't wait: Start returns when all processes are started.
 	Hurry bool
+	// Place is where the process of this name runs: "store", "keeper0",
+	// "sentinel0", "proxy0" and so on. By default all run in servers.Here.
+	Place func(name string) servers.Place
 }
 
 // A Cluster is everything that belongs to one.
@@ -96,6 +99,7 @@ type Cluster struct {
 	t     testing.TB
 	flags []string
 	spec  string // its file
+	place func(name string) servers.Place
 }
 
 // A Sentinel is a sentinel process.
@@ -130,7 +134,7 @@ type Proxy struct {
 // Start starts the proxy.
 func (p *Proxy) Start() {
 	p.t.Helper()
-	p.start(override(append(p.c.storeFlags(), "--listen-address=127.0.0.1", "--port="+p.Port), p.Flags)...)
+	p.start(override(append(p.c.storeFlags(), "--listen-address="+p.place.Address, "--port="+p.Port), p.Flags)...)
 }
 
 // UID of the last run, from its log.
@@ -138,7 +142,7 @@ func (p *Proxy) UID() string { return uidIn(p.Process, "proxy uid") }
 
 // SQL is whoever the proxy leads to, as the superuser.
 func (p *Proxy) SQL() Server {
-	return Server{Port: p.Port, User: Superuser, Password: p.c.Password, t: p.t}
+	return Server{Host: p.place.Address, Port: p.Port, User: Superuser, Password: p.c.Password, t: p.t}
 }
 
 func uidIn(p *Process, msg string) string {
@@ -161,7 +165,10 @@ func New(t testing.TB) *Cluster {
 
 func newOn(t testing.TB, members []*servers.Store) *Cluster {
 	t.Helper()
-	c := &Cluster{Name: "test", Password: SuperuserPassword, Dir: t.TempDir(), t: t, Server: members[0], Members: members, flags: []string{"--store-timeout=1s"}}
+	c := &Cluster{
+		Name: "test", Password: SuperuserPassword, Dir: t.TempDir(), t: t, Server: members[0], Members: members, flags: []string{"--store-timeout=1s"},
+		place: func(string) servers.Place { return servers.Here },
+	}
 	for role, password := range map[string]string{"su": SuperuserPassword, "repl": ReplicationPassword} {
 		if err := os.WriteFile(c.passwordFile(role), []byte(password), 0o600); err != nil {
 			t.Fatal(err)
@@ -186,7 +193,14 @@ func newOn(t testing.TB, members []*servers.Store) *Cluster {
 // and every proxy leads to the master.
 func Start(t testing.TB, o Options) *Cluster {
 	t.Helper()
-	c := newOn(t, servers.StartStore(t, max(o.Members, 1)))
+	store := servers.Here
+	if o.Place != nil {
+		store = o.Place("store")
+	}
+	c := newOn(t, servers.StartStoreAt(t, store, max(o.Members, 1)))
+	if o.Place != nil {
+		c.place = o.Place
+	}
 	if o.Flags != nil {
 		c.flags = o.Flags
 	}
@@ -237,7 +251,7 @@ func (c *Cluster) WriteSpec(s Spec) string {
 // AddSentinel adds a sentinel without starting it.
 func (c *Cluster) AddSentinel(initialSpec string) *Sentinel {
 	name := "sentinel" + strconv.Itoa(len(c.Sentinels))
-	s := &Sentinel{Process: newProcess(c.t, c.Dir, name, os.Getenv("STSENTINEL_BIN")), InitialSpec: initialSpec, c: c}
+	s := &Sentinel{Process: newProcess(c.t, c.Dir, c.place(name), name, os.Getenv("STSENTINEL_BIN")), InitialSpec: initialSpec, c: c}
 	c.Sentinels = append(c.Sentinels, s)
 	return s
 }
@@ -247,7 +261,7 @@ func (c *Cluster) AddKeeper() *Keeper {
 	c.t.Helper()
 	uid := "keeper" + strconv.Itoa(len(c.Keepers))
 	k := &Keeper{
-		Process: newProcess(c.t, c.Dir, uid, os.Getenv("STKEEPER_BIN")), UID: uid,
+		Process: newProcess(c.t, c.Dir, c.place(uid), uid, os.Getenv("STKEEPER_BIN")), UID: uid,
 		Port: strconv.Itoa(servers.Port(c.t)), DataDir: filepath.Join(c.Dir, uid), c: c,
 	}
 	c.t.Cleanup(k.destroy)
@@ -259,7 +273,7 @@ func (c *Cluster) AddKeeper() *Keeper {
 func (c *Cluster) AddProxy() *Proxy {
 	c.t.Helper()
 	name := "proxy" + strconv.Itoa(len(c.Proxies))
-	p := &Proxy{Process: newProcess(c.t, c.Dir, name, os.Getenv("STPROXY_BIN")), Port: strconv.Itoa(servers.Port(c.t)), c: c}
+	p := &Proxy{Process: newProcess(c.t, c.Dir, c.place(name), name, os.Getenv("STPROXY_BIN")), Port: strconv.Itoa(servers.Port(c.t)), c: c}
 	c.Proxies = append(c.Proxies, p)
 	return p
 }
@@ -289,7 +303,7 @@ func (c *Cluster) RunCtl(stdin string, args ...string) (stdout, stderr string, c
 // StartCtl starts a stolonctl that runs until it is stopped.
 func (c *Cluster) StartCtl(args ...string) *Process {
 	c.t.Helper()
-	p := newProcess(c.t, c.Dir, "stolonctl", os.Getenv("STCTL_BIN"))
+	p := newProcess(c.t, c.Dir, servers.Here, "stolonctl", os.Getenv("STCTL_BIN"))
 	p.start(append(c.storeFlags(), args...)...)
 	return p
 }
@@ -488,6 +502,16 @@ func (c *Cluster) AwaitAnother(timeout time.Duration, than *Keeper) *Keeper {
 	})
 	master, _ := c.Roles()
 	return master
+}
+
+// SameMaster fails the test unless the master is routed and the same for d.
+func SameMaster(t testing.TB, c *Cluster, d time.Duration) {
+	t.Helper()
+	was := c.Data().Cluster.Status.Master
+	Holds(t, d, "the master stays", func() (string, bool) {
+		cd := c.Data()
+		return Summary(cd), cd.Cluster.Status.Master == was && cd.Proxy.Spec.MasterDBUID == was
+	})
 }
 
 // AwaitRoute waits until every proxy that runs leads to the keeper's instance.

@@ -55,7 +55,7 @@ func zombie(pid int) bool {
 func (k *Keeper) args() []string {
 	usual := append(k.c.storeFlags(),
 		"--uid="+k.UID, "--data-dir="+k.DataDir, "--pg-bin-path="+PGBin(),
-		"--pg-listen-address=127.0.0.1", "--pg-port="+k.Port,
+		"--pg-listen-address="+k.place.Address, "--pg-port="+k.Port,
 		"--pg-su-username="+Superuser, "--pg-su-passwordfile="+k.c.passwordFile("su"),
 		"--pg-repl-username="+Replication, "--pg-repl-passwordfile="+k.c.passwordFile("repl"))
 	return override(usual, k.Flags)
@@ -83,7 +83,7 @@ func (k *Keeper) Restart() {
 
 // SQL is the instance, as the superuser.
 func (k *Keeper) SQL() Server {
-	return Server{Port: k.Port, User: Superuser, Password: k.c.Password, t: k.t}
+	return Server{Host: k.place.Address, Port: k.Port, User: Superuser, Password: k.c.Password, t: k.t}
 }
 
 // PGDir is PostgreSQL's data directory.

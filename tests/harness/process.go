@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"stolon/tests/servers"
 )
 
 // stopTime is how long a process may take to stop in order.
@@ -22,15 +24,16 @@ const stopTime = 40 * time.Second
 type Process struct {
 	Name string
 
-	t    testing.TB
-	bin  string
-	log  string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
+	t     testing.TB
+	place servers.Place
+	bin   string
+	log   string
+	cmd   *exec.Cmd
+	done  chan struct{} // closed when it has ended
 }
 
-func newProcess(t testing.TB, dir, name, bin string) *Process {
-	p := &Process{Name: name, t: t, bin: bin, log: filepath.Join(dir, name+".log")}
+func newProcess(t testing.TB, dir string, place servers.Place, name, bin string) *Process {
+	p := &Process{Name: name, t: t, place: place, bin: bin, log: filepath.Join(dir, name+".log")}
 	t.Cleanup(func() {
 		p.end(unix.SIGKILL)
 		if t.Failed() || os.Getenv("STOLON_TEST_LOGS") != "" {
@@ -50,7 +53,7 @@ func (p *Process) start(args ...string) {
 		p.t.Fatal(err)
 	}
 	defer log.Close()
-	p.cmd = exec.Command(p.bin, args...)
+	p.cmd = p.place.Command(p.bin, args...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGTERM}
 	if err := p.cmd.Start(); err != nil {

@@ -20,6 +20,7 @@ const queryTime = 10 * time.Second
 
 // A Server is where SQL goes: an instance or a proxy, as some user.
 type Server struct {
+	Host     string
 	Port     string
 	User     string
 	Password string
@@ -42,7 +43,7 @@ func (s Server) TLS() Server {
 
 func (s Server) dsn() string {
 	password := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s.Password)
-	return fmt.Sprintf("host=127.0.0.1 port=%s user=%s password='%s' dbname=postgres sslmode=%s connect_timeout=5", s.Port, s.User, password, cmp.Or(s.mode, "disable"))
+	return fmt.Sprintf("host=%s port=%s user=%s password='%s' dbname=postgres sslmode=%s connect_timeout=5", s.Host, s.Port, s.User, password, cmp.Or(s.mode, "disable"))
 }
 
 // Try runs one statement on a new connection and returns its rows, columns
