@@ -356,3 +356,13 @@ func (w *Writer) Lost(s Server) []int {
 	}
 	return lost
 }
+
+// WantAll stops the writing and fails the test if the server lacks an
+// acknowledged row.
+func (w *Writer) WantAll(t testing.TB, s Server) {
+	t.Helper()
+	w.Stop()
+	if lost := w.Lost(s); len(lost) > 0 {
+		t.Errorf("of %d acknowledged rows %d are lost: %v", w.Acked(), len(lost), lost)
+	}
+}
