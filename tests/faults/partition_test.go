@@ -174,13 +174,8 @@ func TestAMasterThatIsCutOffIsReplaced(t *testing.T) {
 			if now, _ := c.Roles(); now != master {
 				t.Errorf("%s is master, was %s", now.UID, master.UID)
 			}
-			w.Stop()
-			other.Stop()
-			for _, writer := range []*harness.Writer{w, other} {
-				if lost := writer.Lost(c.Proxies[0].SQL()); len(lost) > 0 {
-					t.Errorf("of %d acknowledged rows %d are lost: %v", writer.Acked(), len(lost), lost)
-				}
-			}
+			w.WantAll(t, c.Proxies[0].SQL())
+			other.WantAll(t, c.Proxies[0].SQL())
 			noneConfirmed(t, c)
 		})
 	}

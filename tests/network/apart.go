@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
+	"testing"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,7 +15,7 @@ import (
 // own ("yes"), or why it could not get them.
 const mark = "STOLON_TEST_APART"
 
-const advice = `these tests make networks of their own, in namespaces. ` +
+const advice = `these tests make networks and mount file systems of their own, in namespaces. ` +
 	`Run ./test as root, or let users have them: sysctl -w user.max_user_namespaces=10000 and, where there are such settings, ` +
 	`kernel.unprivileged_userns_clone=1 and kernel.apparmor_restrict_unprivileged_userns=0. A container has to be run with --privileged`
 
@@ -56,6 +57,18 @@ func isolate(cmd *exec.Cmd, uid, gid int) {
 	if os.Geteuid() == 0 {
 		a.GidMappingsEnableSetgroups = true // to leave root's groups
 		a.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	}
+}
+
+// Need makes the namespaces ready for a test, or fails it where there are none.
+func Need(t testing.TB) {
+	t.Helper()
+	if err := apart(); err != nil {
+		t.Fatal(err)
+	}
+	// It is down in a new namespace.
+	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		t.Fatalf("cannot set up the loopback interface: %v %s; %s", err, out, advice)
 	}
 }
 

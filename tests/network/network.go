@@ -49,11 +49,8 @@ type Host struct {
 // New makes a network, which ends with the test. Make it before what runs in it.
 func New(t testing.TB) *Network {
 	t.Helper()
-	if err := apart(); err != nil {
-		t.Fatal(err)
-	}
+	Need(t)
 	n := &Network{t: t, number: int(made.Add(1))}
-	n.run("ip", "link", "set", "lo", "up")
 	n.run("ip", "link", "add", n.bridge(), "type", "bridge")
 	t.Cleanup(func() { n.run("ip", "link", "delete", n.bridge()) })
 	n.run("ip", "address", "add", n.address(1)+"/24", "dev", n.bridge())
