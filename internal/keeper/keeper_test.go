@@ -652,6 +652,36 @@ func TestASilentInstanceIsNotReportedAsFresh(t *testing.T) {
 	})
 }
 
+// A start beside a postmaster that its parent has not reaped would fail. It is
+// no failed start, for a while.
+func TestAStartWaitsForTheEndOfThePostmasterToBeNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, nil)
+		defer b.stop()
+		settle(time.Second)
+		b.pg.took()
+		linger := func(pid int) {
+			b.pg.set(func() { b.pg.look.Lingering = pid })
+			b.pg.kill()
+		}
+		linger(17)
+		settle(reapLimit - time.Second)
+		b.wantCalls("not reaped")
+		if s := b.info().PostgresState; s.Healthy || s.FailedStart != 0 {
+			t.Errorf("reported %+v", s)
+		}
+		b.pg.set(func() { b.pg.look.Lingering = 0 })
+		settle(time.Second)
+		b.wantCalls("reaped", "start", "reload")
+
+		linger(18)
+		settle(reapLimit - time.Second)
+		b.wantCalls("another is not reaped")
+		settle(2 * time.Second)
+		b.wantCalls("its parent never looks", "start", "reload")
+	})
+}
+
 func TestAKeeperKilledBeforeUsersCameInLetsNobodyIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		on := true
