@@ -432,6 +432,24 @@ func TestAFollowedDBIsChangedByReload(t *testing.T) {
 	})
 }
 
+// Who reads on a standby is let read, until it is to take over.
+func TestReplayThatIsHeldUpIsHelpedInASwitchoverOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := elected(t, false)
+		defer b.stop()
+		b.pg.took()
+		b.pg.set(func() { b.pg.sample.Replayed = b.pg.sample.Position - 10 })
+		settle(30 * time.Second)
+		b.wantCalls("no switchover")
+		st := cluster.Switchover{ID: "s", ClusterUID: "cluster1", Master: "db2", Target: "db1", Phase: cluster.Shipping}
+		if _, err := b.client.Commit(context.Background(), nil, []store.Op{{Key: b.client.ExtKey(cluster.ExtSwitchover), Value: store.Encode(st)}}); err != nil {
+			t.Fatal(err)
+		}
+		settle(100 * time.Millisecond)
+		b.wantCalls("it takes over", "end conflicts")
+	})
+}
+
 func TestAnAmbiguousTimelineIsNotFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := elected(t, false)

@@ -72,6 +72,19 @@ func (s Server) Try(timeout time.Duration, statement string) (string, error) {
 	return text(rows)
 }
 
+// Hold runs statements on a connection that stays open until the test ends.
+func (s Server) Hold(statements string) {
+	s.t.Helper()
+	db, err := sql.Open("postgres", s.dsn())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { db.Close() })
+	if _, err := db.Exec(statements); err != nil {
+		s.t.Fatalf("port %s: %s: %v", s.Port, statements, err)
+	}
+}
+
 func text(rows *sql.Rows) (string, error) {
 	cols, err := rows.Columns()
 	if err != nil {
