@@ -77,6 +77,39 @@ func TestACutBetweenTwoMachinesIsNoFailover(t *testing.T) {
 	noneConfirmed(t, c)
 }
 
+// A synchronous standby that cannot reach the master is replaced by one that
+// can: writes don't wait for the end of the cut.
+func TestACutSynchronousStandbyIsReplaced(t *testing.T) {
+	t.Parallel()
+	c, net := start(t, harness.Options{Keepers: 3, Proxies: 1, Spec: harness.Quick(harness.Spec{
+		"synchronousReplication": true,
+		// How long PostgreSQL takes a silent connection for a good one.
+		"pgParameters": harness.Parameters(map[string]string{"wal_receiver_timeout": "3s", "wal_sender_timeout": "3s"}),
+	})})
+	c.AwaitSynchronous(soon)
+	master, standbys := c.Roles()
+	cut := standbys[0]
+	if c.DB(cut).UID != c.DB(master).Spec.SynchronousStandbys[0] {
+		cut = standbys[1]
+	}
+	w := harness.StartWriter(c.Proxies[0].SQL())
+	w.AwaitRows(t, soon, 20)
+	net.Cut(net.Host(master.UID), net.Host(cut.UID))
+	at := time.Now()
+	c.AwaitData(2*soon, "the other standby is the synchronous one", func(cd *cluster.ClusterData) bool {
+		m := cd.Master()
+		return len(m.Spec.SynchronousStandbys) == 1 && m.Spec.SynchronousStandbys[0] != cd.DBOf(cut.UID).UID
+	})
+	t.Logf("replaced after %s, failInterval is 5 s", time.Since(at).Round(time.Millisecond))
+	w.AwaitRowsSince(t, soon, time.Now(), 20)
+	if now, _ := c.Roles(); now != master {
+		t.Errorf("%s is master, was %s", now.UID, master.UID)
+	}
+	net.Heal()
+	c.AwaitHealthy(2*soon, 3)
+	w.WantAll(t, c.Proxies[0].SQL())
+}
+
 // A firewall that refuses newcomers to the master is no death: its keeper lives,
 // or somebody still hears of it.
 func TestAFirewallBeforeTheMasterIsNoFailover(t *testing.T) {
