@@ -22,6 +22,10 @@ const (
 	restorePause = 30 * time.Second
 	// maxSteps bounds one run; more than that is a step that never takes.
 	maxSteps = 50
+	// reapLimit is how long the parent of a postmaster that has ended has to
+	// notice that. What init does takes milliseconds, but a busy one has been
+	// seen to take seconds.
+	reapLimit = 10 * time.Second
 )
 
 // appliedState is what converge remembers of the instance that runs.
@@ -43,6 +47,8 @@ type appliedState struct {
 	shutsDown    bool          // it was told to for a switchover, and not started since
 	refused      string        // why nothing may be done, at the last look
 	pause        time.Duration
+	lingering    int           // process that PostgreSQL takes for its postmaster; 0: none
+	lingersUntil time.Duration // how long that is waited for
 }
 
 // gone is closed.
@@ -181,7 +187,7 @@ func (k *Keeper) look(ctx context.Context) (decide.In, error) {
 	}
 	seen := decide.Seen{
 		Initialized: r.look.Initialized, SystemID: r.look.SystemID, Running: r.look.Running, StandbySignal: r.look.StandbySignal,
-		Checkpoint: r.look.Checkpoint, Timeline: r.look.CheckpointTimeline,
+		Checkpoint: r.look.Checkpoint, Timeline: r.look.CheckpointTimeline, Lingers: k.lingers(r.look.Lingering),
 	}
 	if s := r.sample; s != nil {
 		seen.Answers, seen.Primary, seen.Position, seen.Timeline = true, s.Primary, s.Position, s.TimelineID
@@ -200,6 +206,18 @@ func (k *Keeper) look(ctx context.Context) (decide.In, error) {
 		in.Seen.Needed = k.needed(ctx)
 	}
 	return in, nil
+}
+
+// lingers: there is a process that PostgreSQL takes for its postmaster, and it
+// will be gone in a moment. That of a parent that never looks is not waited for.
+func (k *Keeper) lingers(pid int) bool {
+	if pid != k.applied.lingering {
+		k.applied.lingering, k.applied.lingersUntil = pid, k.o.Clock()+reapLimit
+		if pid != 0 {
+			k.log.Info("waiting until the end of the postmaster is noticed by its parent process", zap.Int("pid", pid))
+		}
+	}
+	return pid != 0 && k.o.Clock() < k.applied.lingersUntil
 }
 
 // limits asks a primary for its settings that a standby must not have lower.

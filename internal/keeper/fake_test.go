@@ -221,7 +221,13 @@ func (f *fake) Needed(context.Context) (map[string]int, error) {
 	return maps.Clone(decide.Limits), nil
 }
 
-func (f *fake) Checkpoint(context.Context) error   { return f.do("checkpoint", func() {}) }
+func (f *fake) Checkpoint(context.Context) error { return f.do("checkpoint", func() {}) }
+
+// EndConflicts lets replay go on.
+func (f *fake) EndConflicts(context.Context) (int, error) {
+	return 1, f.do("end conflicts", func() { f.sample.Replayed = f.sample.Position })
+}
+
 func (f *fake) WakeStandbys(context.Context) error { return f.do("wake standbys", func() {}) }
 func (f *fake) SetPassword(now, before string)     {}
 

@@ -72,6 +72,9 @@ type Instance interface {
 	Checkpoint(ctx context.Context) error
 	// WakeStandbys has standbys that are connected tell how far they are.
 	WakeStandbys(ctx context.Context) error
+	// EndConflicts ends the transactions on a standby that its replay waits for,
+	// and reports how many.
+	EndConflicts(ctx context.Context) (int, error)
 	// SetPassword tells the superuser's password, and the one before to try too,
 	// for connections to this instance.
 	SetPassword(now, before string)

@@ -432,6 +432,24 @@ func TestAFollowedDBIsChangedByReload(t *testing.T) {
 	})
 }
 
+// Who reads on a standby is let read, until it is to take over.
+func TestReplayThatIsHeldUpIsHelpedInASwitchoverOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := elected(t, false)
+		defer b.stop()
+		b.pg.took()
+		b.pg.set(func() { b.pg.sample.Replayed = b.pg.sample.Position - 10 })
+		settle(30 * time.Second)
+		b.wantCalls("no switchover")
+		st := cluster.Switchover{ID: "s", ClusterUID: "cluster1", Master: "db2", Target: "db1", Phase: cluster.Shipping}
+		if _, err := b.client.Commit(context.Background(), nil, []store.Op{{Key: b.client.ExtKey(cluster.ExtSwitchover), Value: store.Encode(st)}}); err != nil {
+			t.Fatal(err)
+		}
+		settle(100 * time.Millisecond)
+		b.wantCalls("it takes over", "end conflicts")
+	})
+}
+
 func TestAnAmbiguousTimelineIsNotFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := elected(t, false)
@@ -649,6 +667,36 @@ func TestASilentInstanceIsNotReportedAsFresh(t *testing.T) {
 		if s := b.info().PostgresState; !s.Healthy {
 			t.Errorf("reported %+v", s)
 		}
+	})
+}
+
+// A start beside a postmaster that its parent has not reaped would fail. It is
+// no failed start, for a while.
+func TestAStartWaitsForTheEndOfThePostmasterToBeNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, nil)
+		defer b.stop()
+		settle(time.Second)
+		b.pg.took()
+		linger := func(pid int) {
+			b.pg.set(func() { b.pg.look.Lingering = pid })
+			b.pg.kill()
+		}
+		linger(17)
+		settle(reapLimit - time.Second)
+		b.wantCalls("not reaped")
+		if s := b.info().PostgresState; s.Healthy || s.FailedStart != 0 {
+			t.Errorf("reported %+v", s)
+		}
+		b.pg.set(func() { b.pg.look.Lingering = 0 })
+		settle(time.Second)
+		b.wantCalls("reaped", "start", "reload")
+
+		linger(18)
+		settle(reapLimit - time.Second)
+		b.wantCalls("another is not reaped")
+		settle(2 * time.Second)
+		b.wantCalls("its parent never looks", "start", "reload")
 	})
 }
 

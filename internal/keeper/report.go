@@ -119,6 +119,7 @@ func (k *Keeper) sampleLoop(ctx context.Context) {
 			lost = r.sample.ReceiverGone
 		}
 		k.suspectMaster(ctx, r)
+		k.clearTheWay(ctx, r)
 		wake(k.wakePublish)
 		pause := k.get().settings().SleepInterval.Duration / 2
 		if k.expecting(r) {

@@ -23,6 +23,8 @@ const (
 	// shippingSample is how often the target of a switchover is looked at while
 	// the old master ships its last records.
 	shippingSample = 20 * time.Millisecond
+	// clearLimit bounds one look for what holds up its replay.
+	clearLimit = time.Second
 )
 
 // watchSwitchover follows the switchover under way. What it sees only wakes the
@@ -77,6 +79,23 @@ func (k *Keeper) readSwitchover(ctx context.Context) (*cluster.Switchover, error
 func (s shared) takesOver() bool {
 	st, db := s.switchover, s.db()
 	return st != nil && db != nil && st.Target == db.UID && st.Phase != cluster.RollingBack && st.Phase != cluster.Electing
+}
+
+// clearTheWay ends what the replay of a switchover's target waits for: the
+// cluster waits for it, and would give up (protocols.md W4).
+func (k *Keeper) clearTheWay(ctx context.Context, r report) {
+	if m := r.sample; m == nil || m.Primary || m.Replayed >= m.Position || !k.get().takesOver() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, clearLimit)
+	defer cancel()
+	n, err := k.o.Instance.EndConflicts(ctx)
+	if err != nil {
+		k.log.Debug("cannot look for what replay waits for", zap.Error(err))
+	}
+	if n > 0 {
+		k.log.Warn("queries ended that replay waited for", zap.Int("transactions", n), zap.String("why", "switchover"))
+	}
 }
 
 // prepare checkpoints, which a stop would have to do otherwise.

@@ -27,6 +27,14 @@ func (i *Instance) Look(ctx context.Context) (Look, error) {
 	}
 	if p != nil {
 		l.Running, l.PID = true, p.pid
+		return l, nil
+	}
+	file, err := readPostmasterFile(i.o.DataDir)
+	if err != nil {
+		return Look{}, err
+	}
+	if pid := max(file.pid, -file.pid); zombie(pid) {
+		l.Lingering = pid
 	}
 	return l, nil
 }

@@ -4,12 +4,16 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"stolon/internal/postgresql/conf"
 	"stolon/internal/postgresql/wal"
@@ -150,6 +154,19 @@ func TestLook(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(i.o.DataDir, "postmaster.pid"), []byte("1\n"+i.o.DataDir+"\n"), 0o600))
 	if got := look(); got.Running {
 		t.Errorf("Look with another process under the postmaster's number = %+v", got)
+	}
+	// One that has ended keeps PostgreSQL from starting until its parent looks.
+	child := exec.Command("true")
+	must(t, child.Start())
+	defer child.Wait()
+	must(t, os.WriteFile(filepath.Join(i.o.DataDir, "postmaster.pid"), fmt.Appendf(nil, "%d\n%s\n", child.Process.Pid, i.o.DataDir), 0o600))
+	must(t, unix.Waitid(unix.P_PID, child.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)) // it has ended
+	if got := look(); got.Running || got.Lingering != child.Process.Pid {
+		t.Errorf("Look with a zombie, %d = %+v", child.Process.Pid, got)
+	}
+	must(t, child.Wait())
+	if got := look(); got != want {
+		t.Errorf("Look after that = %+v, want %+v", got, want)
 	}
 	must(t, os.Remove(filepath.Join(i.o.DataDir, "pg_xact")))
 	if got := look(); got.Initialized {

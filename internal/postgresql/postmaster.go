@@ -164,6 +164,13 @@ func isPostgres(pid int, dir string) bool {
 	return err == nil && os.SameFile(cwd, want)
 }
 
+// zombie: the process has ended, and its parent has not asked how yet.
+func zombie(pid int) bool {
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	_, state, ok := strings.Cut(string(stat), ") ")
+	return err == nil && ok && strings.HasPrefix(state, "Z")
+}
+
 // isBackend tells a postmaster's children by the title they give themselves.
 func isBackend(pid int) bool {
 	title, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"stolon/internal/postgresql/conf"
@@ -326,8 +327,21 @@ func (i *Instance) Promote(ctx context.Context) error {
 			if err := p.signal(unix.SIGHUP); err != nil {
 				return fmt.Errorf("promote: %w", err)
 			}
+			// Nor does recovery end before it has replayed everything.
+			i.endConflicts(ctx)
 		case <-tick.C:
 		}
+	}
+}
+
+// endConflicts is EndConflicts for who goes on without.
+func (i *Instance) endConflicts(ctx context.Context) {
+	n, err := i.EndConflicts(ctx)
+	if err != nil {
+		i.log.Debug("cannot look for what replay waits for", zap.Error(err))
+	}
+	if n > 0 {
+		i.log.Warn("queries ended that replay waited for", zap.Int("transactions", n))
 	}
 }
 

@@ -13,6 +13,9 @@ import (
 	"github.com/lib/pq"
 )
 
+// ourName is the application_name of the keeper's own sessions.
+const ourName = "stolon keeper"
+
 // session is one superuser connection that lives from question to question. It
 // is made when it is first needed and made anew when it broke. Users of one
 // session take turns.
@@ -70,7 +73,7 @@ func newSession(host, port, user string, passwords func() []string, timeout time
 			Passfile:           "/dev/null",
 			SSLSNI:             true,
 			ConnectTimeout:     timeout,
-			ApplicationName:    "stolon keeper",
+			ApplicationName:    ourName,
 			ClientEncoding:     "UTF8",
 			MinProtocolVersion: "3.0",
 			MaxProtocolVersion: "3.0",

@@ -81,6 +81,36 @@ func (i *Instance) WakeStandbys(ctx context.Context) error {
 	return nil
 }
 
+// EndConflicts ends the transactions on a standby that its replay waits for, as
+// PostgreSQL does after max_standby_streaming_delay, and reports how many; 0
+// when replay waits for none. What a single statement holds goes with that, what
+// an idle transaction holds goes with its connection.
+//
+// PostgreSQL tells that replay waits, but not for whom in each case: all
+// transactions of clients are ended. A reload with a shorter delay would come
+// too late, recovery doesn't see it while it waits.
+func (i *Instance) EndConflicts(ctx context.Context) (int, error) {
+	var ended []bool
+	err := i.ask(ctx, i.working, func(ctx context.Context, c *sql.Conn) error {
+		var err error
+		ended, err = queryRows(ctx, c, `
+			select case when state like 'idle in transaction%' then pg_terminate_backend(pid) else pg_cancel_backend(pid) end
+			from pg_stat_activity
+			where backend_type = 'client backend' and xact_start is not null and pid <> pg_backend_pid() and application_name <> '`+ourName+`'
+				and exists (select from pg_stat_activity where backend_type = 'startup'
+					and (wait_event like 'RecoveryConflict%' or wait_event_type in ('Lock', 'BufferPin')))`,
+			func(rows *sql.Rows) (bool, error) {
+				var done bool
+				return done, rows.Scan(&done)
+			})
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("end what replay waits for: %w", err)
+	}
+	return len(ended), nil
+}
+
 // Slots lists the replication slots that aren't temporary.
 func (i *Instance) Slots(ctx context.Context) ([]Slot, error) {
 	var slots []Slot

@@ -21,6 +21,10 @@ type Look struct {
 	RecoverySignal     bool
 	Running            bool // a postmaster owns the data directory
 	PID                int  // its process id, 0 when not Running
+	// Lingering is the process id of a postmaster that has ended, but whose
+	// parent has not noticed that yet: PostgreSQL takes it for a running one and
+	// does not start beside it. 0 for none.
+	Lingering int
 	// Aside is whether an older data directory is kept beside this one.
 	Aside bool
 }

@@ -67,7 +67,7 @@ type Proxy struct {
 	told              string         // where clients are led, as last logged
 
 	noticed   chan struct{} // holds a token when the forwarder noticed something of the master
-	noticedAt time.Duration // when that was last published out of turn
+	noticedAt time.Duration // when that was last published out of turn, or is to be
 
 	stopServing func() // nil while not listening
 	serving     sync.WaitGroup
@@ -173,12 +173,14 @@ func (p *Proxy) drain(changes <-chan store.Change) bool {
 	}
 }
 
-// notice has what the forwarder noticed of the master published at once, if
-// that wasn't done just before.
+// notice has what the forwarder noticed of the master published at once, or, if
+// that was done just before, after a pause. Of a busy master there is news with
+// every chunk of bytes: what is to be published already is not put off by more.
 func (p *Proxy) notice() {
-	if p.noticedAt == 0 || p.o.Clock() >= p.noticedAt+noticePause {
-		p.noticedAt = p.o.Clock()
-	} else {
+	switch now := p.o.Clock(); {
+	case p.noticedAt == 0 || now >= p.noticedAt+noticePause:
+		p.noticedAt = now
+	case now >= p.noticedAt:
 		p.noticedAt += noticePause
 	}
 	p.checkAt = min(p.checkAt, p.noticedAt)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,6 +47,7 @@ type world struct {
 	registry *prometheus.Registry
 
 	mu       sync.Mutex
+	refusing bool        // the masters refuse connections
 	hook     memory.Hook // of the proxy's requests
 	names    map[string]string
 	listener *listener // open, or nil
@@ -276,7 +278,11 @@ func (w *world) name(host, ip string) {
 func (w *world) dial(_ context.Context, address string) (net.Conn, error) {
 	w.mu.Lock()
 	w.dialled = append(w.dialled, address)
+	refusing := w.refusing
 	w.mu.Unlock()
+	if refusing {
+		return nil, syscall.ECONNREFUSED
+	}
 	near, far := net.Pipe()
 	go func() {
 		defer far.Close()
@@ -922,6 +928,37 @@ func TestTheSpecsTimesAreKept(t *testing.T) {
 		w.hooked(down)
 		w.pass(10 * time.Second)
 		w.wantAlive(c, false)
+	})
+}
+
+// A master that refuses newcomers while others hear of it lives, and the
+// sentinel has half a second to learn that: however much is heard, and for
+// however long, what is published is never older.
+func TestAMasterThatIsHeardOfWhileItRefusesIsToldOfAllTheTime(t *testing.T) {
+	run(t, func(w *world) {
+		w.put(data(1))
+		c := w.wantLed(m1)
+		w.mu.Lock()
+		w.refusing = true
+		w.mu.Unlock()
+		w.connect()
+		if info := w.info(); info.Suspect != "db1" {
+			t.Fatalf("ProxyInfo = %+v after a refusal, want db1 suspect", *info)
+		}
+		told, at := w.info().InfoUID, w.now()
+		for range 2000 {
+			if _, err := c.Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			w.pass(w.now() + 10*time.Millisecond)
+			info := w.info()
+			if info.InfoUID != told {
+				told, at = info.InfoUID, w.now()
+			}
+			if age := w.now() - at; age > 2*noticePause || info.MasterSeen > 2*noticePause {
+				t.Fatalf("at %s: told %s ago that the master was seen %s before", w.now(), age, info.MasterSeen)
+			}
+		}
 	})
 }
 

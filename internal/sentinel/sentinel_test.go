@@ -178,7 +178,7 @@ func TestQuietClusterWritesHeartbeatsOnly(t *testing.T) {
 		stop := r.sentinel("s1")
 		time.Sleep(time.Second)
 		stop2 := r.sentinel("s2")
-		time.Sleep(20 * time.Second)
+		time.Sleep(22 * time.Second) // between two heartbeats
 		before := r.logs.Len()
 		writes, leads, follows := r.written("s1"), r.beats("s1"), r.beats("s2")
 		time.Sleep(10 * time.Minute)

@@ -84,6 +84,9 @@ type Options struct {
 	Relays bool
 	// Hurry doesn't wait: Start returns when all processes are started.
 	Hurry bool
+	// Place is where the process of this name runs: "store", "keeper0",
+	// "sentinel0", "proxy0" and so on. By default all run in servers.Here.
+	Place func(name string) servers.Place
 }
 
 // TLS is a store that demands certificates and what satisfies it.
@@ -108,6 +111,7 @@ type Cluster struct {
 	flags  []string
 	relays bool
 	spec   string // its file
+	place  func(name string) servers.Place
 }
 
 // A Sentinel is a sentinel process.
@@ -142,7 +146,7 @@ type Proxy struct {
 // Start starts the proxy.
 func (p *Proxy) Start() {
 	p.t.Helper()
-	p.start(override(append(p.c.storeFlags(p.Relay), "--listen-address=127.0.0.1", "--port="+p.Port), p.Flags)...)
+	p.start(override(append(p.c.storeFlags(p.Relay), "--listen-address="+p.place.Address, "--port="+p.Port), p.Flags)...)
 }
 
 // UID of the last run, from its log.
@@ -150,7 +154,7 @@ func (p *Proxy) UID() string { return uidIn(p.Process, "proxy uid") }
 
 // SQL is whoever the proxy leads to, as the superuser.
 func (p *Proxy) SQL() Server {
-	return Server{Port: p.Port, User: Superuser, Password: p.c.Password, t: p.t}
+	return Server{Host: p.place.Address, Port: p.Port, User: Superuser, Password: p.c.Password, t: p.t}
 }
 
 func uidIn(p *Process, msg string) string {
@@ -173,7 +177,10 @@ func New(t testing.TB) *Cluster {
 
 func newOn(t testing.TB, members []*servers.Store, files *TLS) *Cluster {
 	t.Helper()
-	c := &Cluster{Name: "test", Password: SuperuserPassword, Dir: t.TempDir(), t: t, Server: members[0], Members: members, flags: []string{"--store-timeout=1s"}}
+	c := &Cluster{
+		Name: "test", Password: SuperuserPassword, Dir: t.TempDir(), t: t, Server: members[0], Members: members, flags: []string{"--store-timeout=1s"},
+		place: func(string) servers.Place { return servers.Here },
+	}
 	for role, password := range map[string]string{"su": SuperuserPassword, "repl": ReplicationPassword} {
 		if err := os.WriteFile(c.passwordFile(role), []byte(password), 0o600); err != nil {
 			t.Fatal(err)
@@ -238,9 +245,16 @@ func (o Options) cluster(t testing.TB) *Cluster {
 	t.Helper()
 	var c *Cluster
 	if o.TLS == nil {
-		c = newOn(t, servers.StartStore(t, max(o.Members, 1)), &TLS{})
+		at := servers.Here
+		if o.Place != nil {
+			at = o.Place("store")
+		}
+		c = newOn(t, servers.StartStoreAt(t, at, max(o.Members, 1)), &TLS{})
 	} else {
 		c = newOn(t, []*servers.Store{o.TLS.Server}, o.TLS)
+	}
+	if o.Place != nil {
+		c.place = o.Place
 	}
 	if o.Flags != nil {
 		c.flags = o.Flags
@@ -267,7 +281,7 @@ func (c *Cluster) WriteSpec(s Spec) string {
 // AddSentinel adds a sentinel without starting it.
 func (c *Cluster) AddSentinel(initialSpec string) *Sentinel {
 	name := "sentinel" + strconv.Itoa(len(c.Sentinels))
-	s := &Sentinel{Process: newProcess(c.t, c.Dir, name, os.Getenv("STSENTINEL_BIN")), InitialSpec: initialSpec, c: c}
+	s := &Sentinel{Process: newProcess(c.t, c.Dir, c.place(name), name, os.Getenv("STSENTINEL_BIN")), InitialSpec: initialSpec, c: c}
 	s.Relay = c.relay()
 	c.Sentinels = append(c.Sentinels, s)
 	return s
@@ -278,7 +292,7 @@ func (c *Cluster) AddKeeper() *Keeper {
 	c.t.Helper()
 	uid := "keeper" + strconv.Itoa(len(c.Keepers))
 	k := &Keeper{
-		Process: newProcess(c.t, c.Dir, uid, os.Getenv("STKEEPER_BIN")), UID: uid,
+		Process: newProcess(c.t, c.Dir, c.place(uid), uid, os.Getenv("STKEEPER_BIN")), UID: uid,
 		Port: strconv.Itoa(servers.Port(c.t)), DataDir: filepath.Join(c.Dir, uid), c: c,
 	}
 	k.Relay = c.relay()
@@ -291,7 +305,7 @@ func (c *Cluster) AddKeeper() *Keeper {
 func (c *Cluster) AddProxy() *Proxy {
 	c.t.Helper()
 	name := "proxy" + strconv.Itoa(len(c.Proxies))
-	p := &Proxy{Process: newProcess(c.t, c.Dir, name, os.Getenv("STPROXY_BIN")), Port: strconv.Itoa(servers.Port(c.t)), c: c}
+	p := &Proxy{Process: newProcess(c.t, c.Dir, c.place(name), name, os.Getenv("STPROXY_BIN")), Port: strconv.Itoa(servers.Port(c.t)), c: c}
 	p.Relay = c.relay()
 	c.Proxies = append(c.Proxies, p)
 	return p
@@ -334,7 +348,7 @@ func (c *Cluster) RunCtl(stdin string, args ...string) (stdout, stderr string, c
 // StartCtl starts a stolonctl that runs until it is stopped.
 func (c *Cluster) StartCtl(args ...string) *Process {
 	c.t.Helper()
-	p := newProcess(c.t, c.Dir, "stolonctl", os.Getenv("STCTL_BIN"))
+	p := newProcess(c.t, c.Dir, servers.Here, "stolonctl", os.Getenv("STCTL_BIN"))
 	p.start(append(c.storeFlags(nil), args...)...)
 	return p
 }
@@ -533,6 +547,16 @@ func (c *Cluster) AwaitAnother(timeout time.Duration, than *Keeper) *Keeper {
 	})
 	master, _ := c.Roles()
 	return master
+}
+
+// SameMaster fails the test unless the master is routed and the same for d.
+func SameMaster(t testing.TB, c *Cluster, d time.Duration) {
+	t.Helper()
+	was := c.Data().Cluster.Status.Master
+	Holds(t, d, "the master stays", func() (string, bool) {
+		cd := c.Data()
+		return Summary(cd), cd.Cluster.Status.Master == was && cd.Proxy.Spec.MasterDBUID == was
+	})
 }
 
 // AwaitRoute waits until every proxy that runs leads to the keeper's instance.

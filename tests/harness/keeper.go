@@ -34,28 +34,16 @@ type Keeper struct {
 	shared  []string // shared memory of killed postmasters
 }
 
-// Start starts the keeper. A postmaster that was killed has to be reaped before,
-// by whoever is its parent by now: PostgreSQL takes the number in its lock file
-// for that of a process that runs.
+// Start starts the keeper.
 func (k *Keeper) Start() {
 	k.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); zombie(lockHolder(k.PGDir())) && time.Now().Before(deadline); {
-		time.Sleep(10 * time.Millisecond)
-	}
 	k.start(k.args()...)
-}
-
-// zombie: the process has ended and nobody has asked how.
-func zombie(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	_, rest, ok := strings.Cut(string(b), ") ")
-	return err == nil && ok && strings.HasPrefix(rest, "Z")
 }
 
 func (k *Keeper) args() []string {
 	usual := append(k.c.storeFlags(k.Relay),
 		"--uid="+k.UID, "--data-dir="+k.DataDir, "--pg-bin-path="+PGBin(),
-		"--pg-listen-address=127.0.0.1", "--pg-port="+k.Port,
+		"--pg-listen-address="+k.place.Address, "--pg-port="+k.Port,
 		"--pg-su-username="+Superuser, "--pg-su-passwordfile="+k.c.passwordFile("su"),
 		"--pg-repl-username="+Replication, "--pg-repl-passwordfile="+k.c.passwordFile("repl"))
 	return override(usual, k.Flags)
@@ -83,7 +71,7 @@ func (k *Keeper) Restart() {
 
 // SQL is the instance, as the superuser.
 func (k *Keeper) SQL() Server {
-	return Server{Port: k.Port, User: Superuser, Password: k.c.Password, t: k.t}
+	return Server{Host: k.place.Address, Port: k.Port, User: Superuser, Password: k.c.Password, t: k.t}
 }
 
 // PGDir is PostgreSQL's data directory.
@@ -92,8 +80,7 @@ func (k *Keeper) PGDir() string { return filepath.Join(k.DataDir, "postgres") }
 // Postmaster is the pid of the running postmaster, 0 when there is none.
 func (k *Keeper) Postmaster() int { return postmaster(k.PGDir()) }
 
-// lockHolder is the pid in postmaster.pid, 0 when there is none.
-func lockHolder(dir string) int {
+func postmaster(dir string) int {
 	b, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
 	if err != nil {
 		return 0
@@ -101,14 +88,6 @@ func lockHolder(dir string) int {
 	first, _, _ := strings.Cut(string(b), "\n")
 	pid, err := strconv.Atoi(first)
 	if err != nil {
-		return 0
-	}
-	return pid
-}
-
-func postmaster(dir string) int {
-	pid := lockHolder(dir)
-	if pid == 0 {
 		return 0
 	}
 	if cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err != nil || cwd != dir {
@@ -129,6 +108,9 @@ func (k *Keeper) KillPostgres() {
 		k.t.Fatal(err)
 	}
 }
+
+// EndPostgres ends the instance of a keeper that doesn't run.
+func (k *Keeper) EndPostgres() { endPostgres(k.PGDir()) }
 
 // KillBoth kills the keeper and then the postmaster.
 func (k *Keeper) KillBoth() {

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"stolon/tests/network"
 	"stolon/tests/servers"
 )
 
@@ -39,8 +40,14 @@ var programs = []struct{ env, name string }{
 // Binaries that no STKEEPER_BIN, STSENTINEL_BIN, STPROXY_BIN, STCTL_BIN names
 // are made by ./build; etcd is $ETCD_BIN or .test/bin/etcd. What all write goes
 // to a scratch directory that is removed afterwards, in memory where there is room.
-func Ordinary(run func() int) int {
-	code, err := ordinary(run)
+func Ordinary(run func() int) int { return ordinarily(run, false) }
+
+// Apart is Ordinary in namespaces of its own, so that tests can make networks
+// and file systems. See package network.
+func Apart(run func() int) int { return ordinarily(run, true) }
+
+func ordinarily(run func() int, apart bool) int {
+	code, err := ordinary(run, apart)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "harness:", err)
 		return 2
@@ -48,7 +55,7 @@ func Ordinary(run func() int) int {
 	return code
 }
 
-func ordinary(run func() int) (int, error) {
+func ordinary(run func() int, apart bool) (int, error) {
 	if err := findBinaries(); err != nil {
 		return 0, err
 	}
@@ -59,15 +66,20 @@ func ordinary(run func() int) (int, error) {
 	}
 	defer os.RemoveAll(scratch)
 	defer sweep(scratch)
-	if os.Geteuid() != 0 {
-		os.Setenv("TMPDIR", scratch)
+	if os.Geteuid() == 0 {
+		return again(scratch, apart)
+	}
+	os.Setenv("TMPDIR", scratch)
+	if !apart || network.Settled() {
 		return run(), nil
 	}
-	return again(scratch)
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	network.Isolate(cmd, os.Geteuid(), os.Getegid())
+	return follow(cmd)
 }
 
 // again runs this program as an ordinary user.
-func again(scratch string) (int, error) {
+func again(scratch string, apart bool) (int, error) {
 	name := os.Getenv("STOLON_TEST_USER")
 	if name == "" {
 		name = "postgres"
@@ -106,11 +118,20 @@ func again(scratch string) (int, error) {
 	}
 	cmd := exec.Command(self, os.Args[1:]...)
 	cmd.Dir, cmd.Env = tmp, env
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)},
-		Pdeathsig:  syscall.SIGTERM,
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	if apart {
+		network.Isolate(cmd, uid, gid)
 	}
+	return follow(cmd)
+}
+
+// follow runs this program's other self and returns its exit status.
+func follow(cmd *exec.Cmd) (int, error) {
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)
 	if err := cmd.Start(); err != nil {

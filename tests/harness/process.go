@@ -26,15 +26,16 @@ type Process struct {
 	// Relay lies between it and the store; nil: nothing does.
 	Relay *servers.Relay
 
-	t    testing.TB
-	bin  string
-	log  string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
+	t     testing.TB
+	place servers.Place
+	bin   string
+	log   string
+	cmd   *exec.Cmd
+	done  chan struct{} // closed when it has ended
 }
 
-func newProcess(t testing.TB, dir, name, bin string) *Process {
-	p := &Process{Name: name, t: t, bin: bin, log: filepath.Join(dir, name+".log")}
+func newProcess(t testing.TB, dir string, place servers.Place, name, bin string) *Process {
+	p := &Process{Name: name, t: t, place: place, bin: bin, log: filepath.Join(dir, name+".log")}
 	t.Cleanup(func() {
 		p.end(unix.SIGKILL)
 		if t.Failed() || os.Getenv("STOLON_TEST_LOGS") != "" {
@@ -54,7 +55,7 @@ func (p *Process) start(args ...string) {
 		p.t.Fatal(err)
 	}
 	defer log.Close()
-	p.cmd = exec.Command(p.bin, args...)
+	p.cmd = p.place.Command(p.bin, args...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGTERM}
 	if err := p.cmd.Start(); err != nil {

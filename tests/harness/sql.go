@@ -20,6 +20,7 @@ const queryTime = 10 * time.Second
 
 // A Server is where SQL goes: an instance or a proxy, as some user.
 type Server struct {
+	Host     string
 	Port     string
 	User     string
 	Password string
@@ -42,7 +43,7 @@ func (s Server) TLS() Server {
 
 func (s Server) dsn() string {
 	password := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s.Password)
-	return fmt.Sprintf("host=127.0.0.1 port=%s user=%s password='%s' dbname=postgres sslmode=%s connect_timeout=5", s.Port, s.User, password, cmp.Or(s.mode, "disable"))
+	return fmt.Sprintf("host=%s port=%s user=%s password='%s' dbname=postgres sslmode=%s connect_timeout=5", s.Host, s.Port, s.User, password, cmp.Or(s.mode, "disable"))
 }
 
 // Try runs one statement on a new connection and returns its rows, columns
@@ -69,6 +70,19 @@ func (s Server) Try(timeout time.Duration, statement string) (string, error) {
 	}
 	defer rows.Close()
 	return text(rows)
+}
+
+// Hold runs statements on a connection that stays open until the test ends.
+func (s Server) Hold(statements string) {
+	s.t.Helper()
+	db, err := sql.Open("postgres", s.dsn())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { db.Close() })
+	if _, err := db.Exec(statements); err != nil {
+		s.t.Fatalf("port %s: %s: %v", s.Port, statements, err)
+	}
 }
 
 func text(rows *sql.Rows) (string, error) {
@@ -354,4 +368,14 @@ func (w *Writer) Lost(s Server) []int {
 		}
 	}
 	return lost
+}
+
+// WantAll stops the writing and fails the test if the server lacks an
+// acknowledged row.
+func (w *Writer) WantAll(t testing.TB, s Server) {
+	t.Helper()
+	w.Stop()
+	if lost := w.Lost(s); len(lost) > 0 {
+		t.Errorf("of %d acknowledged rows %d are lost: %v", w.Acked(), len(lost), lost)
+	}
 }

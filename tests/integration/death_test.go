@@ -23,16 +23,6 @@ func defaults(more harness.Spec) harness.Spec {
 	return s
 }
 
-// sameMaster holds for d that the master is routed and the same as at first.
-func sameMaster(t *testing.T, c *harness.Cluster, d time.Duration) {
-	t.Helper()
-	was := c.Data().Cluster.Status.Master
-	harness.Holds(t, d, "the master stays", func() (string, bool) {
-		cd := c.Data()
-		return harness.Summary(cd), cd.Cluster.Status.Master == was && cd.Proxy.Spec.MasterDBUID == was
-	})
-}
-
 // A master that is killed with its keeper is replaced long before failInterval
 // is over: its death is confirmed. With synchronous replication nothing is lost.
 func TestAKilledMasterIsReplacedInAMoment(t *testing.T) {
@@ -90,7 +80,7 @@ func TestWhoMayLiveIsNotConfirmedDead(t *testing.T) {
 		t.Parallel()
 		c, w, master := written(t, nil)
 		master.Freeze()
-		sameMaster(t, c, long)
+		harness.SameMaster(t, c, long)
 		master.Resume()
 		w.AwaitRowsSince(t, soon, time.Now(), 20)
 	})
@@ -99,7 +89,7 @@ func TestWhoMayLiveIsNotConfirmedDead(t *testing.T) {
 		c, w, master := written(t, nil)
 		master.Freeze()
 		master.Process.Resume()
-		sameMaster(t, c, long)
+		harness.SameMaster(t, c, long)
 		master.Resume()
 		w.AwaitRowsSince(t, soon, time.Now(), 20)
 	})
@@ -107,7 +97,7 @@ func TestWhoMayLiveIsNotConfirmedDead(t *testing.T) {
 		t.Parallel()
 		c, w, master := written(t, nil)
 		master.Stop()
-		sameMaster(t, c, long)
+		harness.SameMaster(t, c, long)
 		master.Start()
 		w.AwaitRowsSince(t, soon, time.Now(), 20)
 	})
@@ -115,7 +105,7 @@ func TestWhoMayLiveIsNotConfirmedDead(t *testing.T) {
 		t.Parallel()
 		c, _, master := written(t, harness.Spec{"fastFailover": false})
 		master.KillBoth()
-		sameMaster(t, c, long)
+		harness.SameMaster(t, c, long)
 		c.AwaitAnother(2*soon, master)
 	})
 	t.Run("the store is away", func(t *testing.T) {
@@ -134,7 +124,7 @@ func TestWhoMayLiveIsNotConfirmedDead(t *testing.T) {
 		if now := c.Data().Cluster.Status.Master; now != was {
 			t.Errorf("%s was replaced by %s", was, now)
 		}
-		sameMaster(t, c, long)
+		harness.SameMaster(t, c, long)
 	})
 	t.Run("new connections are rejected, established ones live", func(t *testing.T) {
 		t.Parallel()
@@ -145,7 +135,7 @@ func TestWhoMayLiveIsNotConfirmedDead(t *testing.T) {
 		if _, err := c.Proxies[0].SQL().Try(time.Second, "select 1"); err == nil {
 			t.Fatal("a new connection was made")
 		}
-		sameMaster(t, c, long)
+		harness.SameMaster(t, c, long)
 		if n := w.Connections(); n > 0 {
 			t.Errorf("%d connections have ended", n)
 		}
@@ -161,7 +151,7 @@ func TestWhoMayLiveIsNotConfirmedDead(t *testing.T) {
 		if _, err := c.Proxies[0].SQL().Try(time.Second, "select 1"); err == nil {
 			t.Fatal("a new connection was made")
 		}
-		sameMaster(t, c, long)
+		harness.SameMaster(t, c, long)
 		if n := w.Connections(); n > 0 {
 			t.Errorf("%d connections have ended", n)
 		}

@@ -37,10 +37,7 @@ func TestKillsLoseNoAcknowledgedRow(t *testing.T) {
 		c.AwaitSynchronous(soon)
 		t.Logf("kill %d of %s: %s without an acknowledgement", i+1, master.UID, w.Gap(at).Round(time.Millisecond))
 	}
-	w.Stop()
-	if lost := w.Lost(c.Proxies[0].SQL()); len(lost) > 0 {
-		t.Errorf("of %d acknowledged rows %d are lost: %v", w.Acked(), len(lost), lost)
-	}
+	w.WantAll(t, c.Proxies[0].SQL())
 }
 
 // PostgreSQL is killed under a living keeper: it is back in a moment, without
@@ -62,18 +59,20 @@ func TestAKilledPostgresIsBackInAMoment(t *testing.T) {
 		cd := c.Data()
 		return harness.Summary(cd), cd.Cluster.Status.Master == was && cd.Proxy.Spec.MasterDBUID == was
 	})
-	w.Stop()
-	if lost := w.Lost(c.Proxies[0].SQL()); len(lost) > 0 {
-		t.Errorf("of %d acknowledged rows %d are lost: %v", w.Acked(), len(lost), lost)
-	}
+	w.WantAll(t, c.Proxies[0].SQL())
 	c.AwaitHealthy(soon, 2)
 }
 
 // PostgreSQL dies and its data can't be started: another is elected at once,
 // long before failInterval, and nothing is lost with synchronous replication.
 func TestAMasterThatDoesNotStartIsReplacedAtOnce(t *testing.T) {
-	for name, spoil := range map[string]func(*testing.T, *harness.Keeper){
-		"WAL": func(t *testing.T, k *harness.Keeper) {
+	type deed func(*testing.T, *harness.Cluster, *harness.Keeper)
+	patch := func(text string) deed {
+		return func(_ *testing.T, c *harness.Cluster, _ *harness.Keeper) { c.Patch(text) }
+	}
+	const included = "operator.conf" // in the data directory
+	for name, tt := range map[string]struct{ spoil, mend deed }{
+		"WAL": {spoil: func(t *testing.T, _ *harness.Cluster, k *harness.Keeper) {
 			segments, err := filepath.Glob(filepath.Join(k.PGDir(), "pg_wal", "0*"))
 			if err != nil {
 				t.Fatal(err)
@@ -83,17 +82,43 @@ func TestAMasterThatDoesNotStartIsReplacedAtOnce(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+		}},
+		"control file": {
+			spoil: func(t *testing.T, _ *harness.Cluster, k *harness.Keeper) {
+				if err := os.WriteFile(filepath.Join(k.PGDir(), "global", "pg_control"), make([]byte, 8192), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			},
+			mend: func(t *testing.T, _ *harness.Cluster, k *harness.Keeper) {
+				// Nobody can tell whose data this is: an operator decides.
+				if err := os.RemoveAll(k.PGDir()); err != nil {
+					t.Fatal(err)
+				}
+			},
 		},
-		"control file": func(t *testing.T, k *harness.Keeper) {
-			if err := os.WriteFile(filepath.Join(k.PGDir(), "global", "pg_control"), make([]byte, 8192), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		},
-		"permissions": func(t *testing.T, k *harness.Keeper) {
+		"permissions": {spoil: func(t *testing.T, _ *harness.Cluster, k *harness.Keeper) {
 			if err := os.Chmod(k.PGDir(), 0o777); err != nil {
 				t.Fatal(err)
 			}
+		}},
+		"a file that the configuration includes": {
+			spoil: func(t *testing.T, c *harness.Cluster, k *harness.Keeper) {
+				if err := os.WriteFile(filepath.Join(k.PGDir(), included), []byte("work_mem = lots\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				c.Patch(`{"pgParameters":{"include_if_exists":"` + included + `"}}`)
+			},
+			mend: func(t *testing.T, _ *harness.Cluster, k *harness.Keeper) {
+				if err := os.Remove(filepath.Join(k.PGDir(), included)); err != nil {
+					t.Fatal(err)
+				}
+			},
 		},
+		"a parameter": {
+			spoil: patch(`{"pgParameters":{"shared_preload_libraries":"there_is_none"}}`),
+			mend:  patch(`{"pgParameters":{"shared_preload_libraries":null}}`),
+		},
+		"pg_hba.conf": {spoil: patch(`{"pgHBA":["nonsense"]}`), mend: patch(`{"pgHBA":null}`)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -102,21 +127,15 @@ func TestAMasterThatDoesNotStartIsReplacedAtOnce(t *testing.T) {
 			master, _ := c.Roles()
 			w := harness.StartWriter(c.Proxies[0].SQL())
 			w.AwaitRows(t, soon, 20)
+			tt.spoil(t, c, master) // first: it would be started again in a moment
 			at := time.Now()
-			spoil(t, master) // first: it would be started again in a moment
 			master.KillPostgres()
 			c.AwaitAnother(soon, master)
 			w.AwaitRowsSince(t, soon, at, 20)
 			t.Logf("%s without an acknowledgement", w.Gap(at).Round(time.Millisecond))
-			w.Stop()
-			if lost := w.Lost(c.Proxies[0].SQL()); len(lost) > 0 {
-				t.Errorf("of %d acknowledged rows %d are lost: %v", w.Acked(), len(lost), lost)
-			}
-			if name == "control file" {
-				// Nobody can tell whose data this is: an operator decides.
-				if err := os.RemoveAll(master.PGDir()); err != nil {
-					t.Fatal(err)
-				}
+			w.WantAll(t, c.Proxies[0].SQL())
+			if tt.mend != nil {
+				tt.mend(t, c, master)
 			}
 			c.AwaitHealthy(2*soon, 3)
 		})

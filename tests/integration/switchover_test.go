@@ -87,7 +87,7 @@ func TestASwitchoverIsRefused(t *testing.T) {
 	refuse("is not healthy", "--to="+other.UID)
 	refuse("no standby can take over")
 	other.Resume()
-	sameMaster(t, c, time.Second)
+	harness.SameMaster(t, c, time.Second)
 	if n := w.Connections(); n > 0 {
 		t.Errorf("%d connections have ended", n)
 	}

@@ -15,7 +15,7 @@ import (
 // none.
 func StartConsul(t testing.TB, settings map[string]any) *Store {
 	t.Helper()
-	return startConsul(t, nil, settings)
+	return startConsul(t, Here, nil, settings)
 }
 
 // StartConsulTLS starts a Consul that serves https too, with this certificate
@@ -24,14 +24,14 @@ func StartConsul(t testing.TB, settings map[string]any) *Store {
 func StartConsulTLS(t testing.TB, cert, key, clientCA string) *Store {
 	t.Helper()
 	port := Port(t)
-	c := startConsul(t, map[string]int{"https": port}, map[string]any{
+	c := startConsul(t, Here, map[string]int{"https": port}, map[string]any{
 		"verify_incoming_https": true, "cert_file": cert, "key_file": key, "ca_file": clientCA,
 	})
 	c.Endpoint = fmt.Sprintf("https://127.0.0.1:%d", port)
 	return c
 }
 
-func startConsul(t testing.TB, more map[string]int, settings map[string]any) *Store {
+func startConsul(t testing.TB, at Place, more map[string]int, settings map[string]any) *Store {
 	t.Helper()
 	bin := os.Getenv("CONSUL_BIN")
 	if bin == "" {
@@ -54,10 +54,10 @@ func startConsul(t testing.TB, more map[string]int, settings map[string]any) *St
 	if err := os.WriteFile(file, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := &Store{Backend: Consul, Endpoint: fmt.Sprintf("http://127.0.0.1:%d", port)}
-	c.process = process{t: t, name: "consul " + c.Endpoint, log: filepath.Join(dir, "consul.log")}
+	c := &Store{Backend: Consul, Endpoint: fmt.Sprintf("http://%s:%d", at.Address, port)}
+	c.process = process{t: t, at: at, name: "consul " + c.Endpoint, log: filepath.Join(dir, "consul.log")}
 	c.args = []string{
-		bin, "agent", "-server", "-bootstrap", "-node", "test", "-bind", "127.0.0.1", "-client", "127.0.0.1",
+		bin, "agent", "-server", "-bootstrap", "-node", "test", "-bind", at.Address, "-client", at.Address,
 		"-data-dir", filepath.Join(dir, "data"), "-config-file", file, "-log-level", "warn",
 	}
 	c.health = c.Endpoint + "/v1/catalog/nodes?consistent" // 500 until it leads

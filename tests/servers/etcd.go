@@ -52,6 +52,13 @@ func StartEtcdTLS(t testing.TB, cert, key, clientCA string) *Store {
 // arguments more, and waits until all serve.
 func StartEtcdCluster(t testing.TB, n int, args ...string) []*Store {
 	t.Helper()
+	return startEtcdCluster(t, Here, n, args...)
+}
+
+// startEtcdCluster is StartEtcdCluster at some place. What lies between the
+// members is here, so elsewhere there can be one only.
+func startEtcdCluster(t testing.TB, at Place, n int, args ...string) []*Store {
+	t.Helper()
 	bin, err := EtcdBinary()
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +69,7 @@ func StartEtcdCluster(t testing.TB, n int, args ...string) []*Store {
 	between := newJunction(t)
 	for i := range n {
 		e := &Store{
-			Backend: Etcd, Endpoint: fmt.Sprintf("http://127.0.0.1:%d", Port(t)),
+			Backend: Etcd, Endpoint: fmt.Sprintf("http://%s:%d", at.Address, Port(t)),
 			peer: fmt.Sprintf("http://127.0.0.1:%d", Port(t)), between: between,
 		}
 		members = append(members, e)
@@ -72,7 +79,7 @@ func StartEtcdCluster(t testing.TB, n int, args ...string) []*Store {
 	for i, e := range members {
 		name := fmt.Sprintf("etcd%d", i)
 		e.health = e.Endpoint + "/health" // a linearizable read's
-		e.process = process{t: t, name: "etcd " + e.Endpoint, log: filepath.Join(dir, name+".log")}
+		e.process = process{t: t, at: at, name: "etcd " + e.Endpoint, log: filepath.Join(dir, name+".log")}
 		e.args = []string{
 			bin, "--name", name, "--data-dir", filepath.Join(dir, name),
 			"--listen-client-urls", e.Endpoint, "--advertise-client-urls", e.Endpoint,

@@ -25,6 +25,7 @@ const startTime = 60 * time.Second
 // process is a server's.
 type process struct {
 	t    testing.TB
+	at   Place
 	name string
 	args []string
 	log  string
@@ -87,7 +88,7 @@ func (p *process) start() {
 		p.t.Fatal(err)
 	}
 	defer log.Close()
-	p.cmd = exec.Command(p.args[0], p.args[1:]...)
+	p.cmd = p.at.Command(p.args[0], p.args[1:]...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 	// Should this process die without cleaning up, the server goes with it.

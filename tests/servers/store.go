@@ -31,15 +31,22 @@ type Store struct {
 // more is skipped.
 func StartStore(t testing.TB, members int) []*Store {
 	t.Helper()
+	return StartStoreAt(t, Here, members)
+}
+
+// StartStoreAt is StartStore at some place. Elsewhere than here there is one
+// member.
+func StartStoreAt(t testing.TB, at Place, members int) []*Store {
+	t.Helper()
 	switch backend := os.Getenv("STOLON_TEST_STORE_BACKEND"); backend {
 	case "", Etcd:
-		return StartEtcdCluster(t, members)
+		return startEtcdCluster(t, at, members)
 	case Consul:
 		if members > 1 {
 			t.Skip("of Consul the tests have one server")
 		}
 		// A dead sentinel's session ends after twice its TTL.
-		return []*Store{StartConsul(t, map[string]any{"session_ttl_min": "5s"})}
+		return []*Store{startConsul(t, at, nil, map[string]any{"session_ttl_min": "5s"})}
 	default:
 		t.Fatalf("STOLON_TEST_STORE_BACKEND=%s is neither %s nor %s", backend, Etcd, Consul)
 		return nil

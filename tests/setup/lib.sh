@@ -40,13 +40,19 @@ find_postgres() {
 }
 
 # need installs what is missing of: cc (a C compiler, which the race detector
-# needs), postgres. Who isn't root is told what to install.
+# needs), postgres, network (what makes and cuts networks). Who isn't root is
+# told what to install.
 need() {
 	local what packages=()
 	for what in "$@"; do
 		case $what in
 		cc) command -v gcc >/dev/null || command -v cc >/dev/null || packages+=(gcc libc6-dev) ;;
 		postgres) find_postgres || packages+=(postgresql) ;;
+		network)
+			# An ordinary user does not look into /usr/sbin.
+			PATH=$PATH:/usr/sbin:/sbin command -v ip >/dev/null || packages+=(iproute2)
+			PATH=$PATH:/usr/sbin:/sbin command -v nft >/dev/null || packages+=(nftables)
+			;;
 		esac
 	done
 	[ ${#packages[@]} -gt 0 ] || return 0

@@ -25,9 +25,12 @@ type DBState struct {
 
 // Seen is what was found of the instance.
 type Seen struct {
-	Initialized   bool
-	SystemID      string
-	Running       bool
+	Initialized bool
+	SystemID    string
+	Running     bool
+	// Lingers: the postmaster has ended, but PostgreSQL takes it for a running
+	// one; that will be over in a moment.
+	Lingers       bool
 	StandbySignal bool // the data directory is a standby's
 	// Checkpoint is pg_control's last one.
 	Checkpoint wal.LSN
@@ -212,6 +215,11 @@ func Next(in In) Step {
 	if db.UID == in.Own.State.UID && db.Generation < in.Own.State.Generation {
 		return Step{Kind: Refuse, Why: fmt.Sprintf(
 			"the store holds generation %d of db %s, generation %d is applied already: was the store restored from a backup? Restore the newest cluster data by \"stolonctl clusterdata write\"", db.Generation, db.UID, in.Own.State.Generation)}
+	}
+	if in.Seen.Lingers {
+		// A start would fail, and count as one that fails; one to find out where
+		// the data ends would have it copied.
+		return Step{Kind: Wait, Why: "waiting until the end of the postmaster is noticed by its parent process"}
 	}
 	if db.UID != in.Own.State.UID || in.Own.State.Initializing {
 		return in.initialise(db)

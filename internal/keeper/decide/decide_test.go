@@ -288,6 +288,8 @@ func TestNext(t *testing.T) {
 		{"another cluster's data is not replaced by a copy of another system", m(func(in *In) { resync(in); in.Own.Origin, in.Seen.SystemID = "old", "8" }), Refuse, nil},
 		{"it is when it is the same system", m(func(in *In) { resync(in); in.Own.Origin = "old" }), FindEnd, nil},
 		{"modes of later versions are refused", m(func(in *In) { in.Own.State = DBState{}; in.Data.DBs["db1"].Spec.InitMode = cluster.InitPITR; down(in) }), Refuse, nil},
+		{"a start waits until the last postmaster is gone", m(func(in *In) { down(in); in.Seen.Lingers = true }), Wait, nil},
+		{"so does a look for the end of the data", m(func(in *In) { resync(in); in.Seen.Lingers = true }), Wait, nil},
 		{"where the data of an old master ends is found out", m(resync), FindEnd, func(s Step) bool {
 			return s.Mode == Parked && s.Config.Recovery.PrimaryConninfo == "" && s.Config.Recovery.TargetTimeline == "current" && !lets(s.Config) && s.Config.Parameters["wal_keep_size"] == mostWAL
 		}},

@@ -262,7 +262,9 @@ func TestHBA(t *testing.T) {
 		})},
 		{"certificates", HBAInput{Superuser: HBALogin{User: "stolon", Method: "cert", Local: "peer"}, Replication: HBALogin{User: "repl", Method: "cert", Local: "md5"}, Strict: true, Others: []string{"::1"}, InternalOnly: true},
 			[]string{"local postgres stolon peer", "local replication repl md5", "hostssl all stolon ::1/128 cert", "hostssl replication repl ::1/128 cert"}},
-		{"internal only", HBAInput{Superuser: su, Replication: repl, Strict: true, InternalOnly: true, Users: []string{"x"}}, local},
+		{"internal only", HBAInput{Superuser: su, Replication: repl, Strict: true, InternalOnly: true}, local},
+		{"internal only, with pgHBA", HBAInput{Superuser: su, Replication: repl, Strict: true, InternalOnly: true, Users: []string{"x"}},
+			slices.Concat(local, []string{"local all,replication all reject", "host all,replication all all reject", "x"})},
 		{"strict takes IPv6 addresses and host names", HBAInput{Superuser: su, Replication: repl, Strict: true, InternalOnly: true,
 			Others: []string{"fd00::2", "db2.example.com", "samenet"}},
 			slices.Concat(local, []string{

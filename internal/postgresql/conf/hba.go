@@ -77,6 +77,12 @@ func HBA(in HBAInput) []string {
 		}
 	}
 	switch {
+	case in.InternalOnly && len(in.Users) > 0:
+		// They are read all the same: with an error in them PostgreSQL shall not
+		// start now, rather than keep everybody out for ever when it is to let
+		// them in, which is by a reload that it refuses.
+		lines = append(lines, "local all,replication all reject", "host all,replication all all reject")
+		lines = append(lines, in.Users...)
 	case in.InternalOnly:
 	case in.Users == nil:
 		// md5 takes passwords stored as SCRAM too.

@@ -692,6 +692,9 @@ func (i *Instance) Checkpoint(ctx context.Context) error {
 // WakeStandbys does nothing: a simulated list takes effect when it is read.
 func (i *Instance) WakeStandbys(ctx context.Context) error { return ctx.Err() }
 
+// EndConflicts finds none: nobody reads on a simulated standby.
+func (i *Instance) EndConflicts(ctx context.Context) (int, error) { return 0, ctx.Err() }
+
 func (i *Instance) SetPassword(now, before string) {}
 
 func (i *Instance) SetRoles(ctx context.Context, r postgresql.Roles) error {

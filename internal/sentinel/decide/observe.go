@@ -45,6 +45,9 @@ type dbSight struct {
 
 	position      uint64
 	positionSince time.Duration
+
+	cutOff      bool // its instance is a healthy standby that receives nothing
+	cutOffSince time.Duration
 }
 
 // proxySight is the last promise of a proxy. It outlives the proxy's key: a
@@ -120,7 +123,7 @@ func Contact(mem Memory, set cluster.Settings, now time.Duration) Memory {
 			out.keepers[uid] = s
 		}
 		for uid, s := range out.dbs {
-			s.failingSince, s.unappliedSince, s.positionSince = now, now, now
+			s.failingSince, s.unappliedSince, s.positionSince, s.cutOffSince = now, now, now, now
 			out.dbs[uid] = s
 		}
 		mem = out
@@ -172,7 +175,7 @@ func (m *Memory) observeDBs(mem Memory, v View, now time.Duration, restart bool)
 		}
 		s, seen := mem.dbs[uid]
 		if !seen || restart {
-			s.failingSince, s.unappliedSince, s.positionSince = now, now, now
+			s.failingSince, s.unappliedSince, s.positionSince, s.cutOffSince = now, now, now, now
 		}
 		if !seen || s.generation != db.Generation {
 			s.generation, s.unappliedSince, s.generationFirst = db.Generation, now, 0
@@ -183,6 +186,11 @@ func (m *Memory) observeDBs(mem Memory, v View, now time.Duration, restart bool)
 			s.failingSince = now
 		}
 		s.failing = failing
+		cutOff := !failing && !rep.Primary && !rep.ReceiverUp
+		if cutOff && !s.cutOff {
+			s.cutOffSince = now
+		}
+		s.cutOff = cutOff
 		if !failing {
 			s.last = rep
 			if rep.XLogPos != s.position {

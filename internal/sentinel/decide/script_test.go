@@ -74,6 +74,8 @@ var update = flag.Bool("update", false, "write the outcome of the scripts into t
 //	refuses-stop UID   the instance of the keeper can't be stopped
 //	lags UID...        the instance replays nothing more
 //	catches-up UID...
+//	cut-off UID...     the instance does not reach the master
+//	reached UID...     it does again
 //	show               prints the cluster
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -130,7 +132,7 @@ type fakeKeeper struct {
 	failedStart                            int
 	foreign                                *cluster.ForeignData
 	suspects, pongs, downtime, streams     bool
-	stuck, refusesStop, lags               bool
+	stuck, refusesStop, lags, cutOff       bool
 	stopped                                uint64 // for a switchover, at this position; 0: not
 	dials                                  string // how they end: refuses, hangs, accepts or ""
 	swapped                                bool
@@ -267,6 +269,8 @@ func (w *world) command(f []string, rest string) {
 		each(func(k *fakeKeeper) { k.refusesStop = true })
 	case "lags", "catches-up":
 		each(func(k *fakeKeeper) { k.lags = f[0] == "lags" })
+	case "cut-off", "reached":
+		each(func(k *fakeKeeper) { k.cutOff = f[0] == "cut-off" })
 	case "slow":
 		var err error
 		if w.slow, err = time.ParseDuration(args[0]); err != nil {
@@ -458,10 +462,11 @@ func (w *world) apply(k *fakeKeeper, db *cluster.DB) {
 			}
 		}
 	}
+	st.ReceiverUp = st.ReceiverUp && !k.cutOff
 	st.SynchronousStandbys = nil
 	for _, uid := range db.Spec.SynchronousStandbys {
 		if b := w.cd.DBs[uid]; b != nil {
-			if bk := w.keepers[b.Spec.KeeperUID]; bk != nil && !bk.silent && !bk.unconfirmed && !bk.broken {
+			if bk := w.keepers[b.Spec.KeeperUID]; bk != nil && !bk.silent && !bk.unconfirmed && !bk.broken && !bk.cutOff {
 				st.SynchronousStandbys = append(st.SynchronousStandbys, uid)
 			}
 		}

@@ -3,6 +3,7 @@ package decide
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"stolon/internal/cluster"
@@ -161,6 +162,9 @@ func (p *pass) mayHandOver(master *cluster.DB, req *cluster.SwitchoverRequest) (
 		return nil, "the master does not serve at present; see stolonctl status", false
 	case !p.handsOver(master):
 		return nil, fmt.Sprintf("keeper %s of the master does not know switchovers (is it of 0.17?); use stolonctl failkeeper", master.Spec.KeeperUID), false
+	}
+	if delay := p.set.PGParameters["recovery_min_apply_delay"]; strings.ContainsAny(delay, "123456789") {
+		return nil, fmt.Sprintf("recovery_min_apply_delay (%s) holds back what a standby replays, while nobody could write; set it to 0 first", delay), false
 	}
 	if uid := p.unsureProxy(); uid != "" && !req.Force {
 		return nil, fmt.Sprintf("proxy %s is silent or of 0.17: its clients would see the change only when it looks at the store again; --force goes on all the same", uid), false

@@ -87,7 +87,27 @@ func (p *pass) hopeless(uid string, master *cluster.DB) bool {
 		return true
 	}
 	st := p.standingOf(db, master)
-	return st == failed || st == invalid || !db.Status.Healthy
+	return st == failed || st == invalid || !db.Status.Healthy || p.cutOff(db, master)
+}
+
+// cutOff: a standby lives, but has not reached the master for FailInterval,
+// while another one does that could be waited for. It would hold up every write
+// for as long as a cut between the two machines lasts. That another one streams
+// shows that it is not the master who is away: who was in sync with that must
+// stay listed, or nobody could be elected.
+func (p *pass) cutOff(db, master *cluster.DB) bool {
+	s := p.mem.dbs[db.UID]
+	if !s.cutOff || !p.ours(db) {
+		return false
+	}
+	if limit := s.cutOffSince + p.set.FailInterval.Duration; p.Boot <= limit {
+		p.wakeAt(limit)
+		return false
+	}
+	return slices.ContainsFunc(p.standbys(master)[good], func(other *cluster.DB) bool {
+		rep := p.report(other)
+		return rep != nil && rep.ReceiverUp && canBeSynchronous(p.keeperOf(other)) && other.Status.TimelineID == master.Status.TimelineID
+	})
 }
 
 // chooseSync returns the next list after prev, which is known to be in sync.
