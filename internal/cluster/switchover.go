@@ -17,8 +17,8 @@ type SwitchoverRequest struct {
 	Master     string        `json:"master"`           // DB UID
 	Target     string        `json:"target,omitempty"` // keeper UID; "" the best
 	Timeout    time.Duration `json:"timeout"`          // nanoseconds in JSON; until clients are cut
-	// Force: also with proxies that are silent or of 0.17, which have to be
-	// waited for while nobody can write.
+	// Force: also with proxies that are silent or of 0.17, whose clients see the
+	// change late.
 	Force bool `json:"force,omitempty"`
 }
 
@@ -36,7 +36,8 @@ const (
 
 // Switchover is the leading sentinel's record of one under way.
 type Switchover struct {
-	ID         string          `json:"id"`
+	ID         string          `json:"id"` // of the request
+	Attempt    string          `json:"attempt"`
 	ClusterUID string          `json:"clusterUID"`
 	Master     string          `json:"master"` // DB UIDs
 	Target     string          `json:"target"`
@@ -45,7 +46,6 @@ type Switchover struct {
 	// Position is where the master's last record begins, a wal.LSN; known from
 	// Shipping on.
 	Position uint64 `json:"position,omitempty"`
-	Force    bool   `json:"force,omitempty"`
 	// Failed: an operator failed the master's keeper. There is no way back then.
 	Failed bool   `json:"failed,omitempty"`
 	Why    string `json:"why,omitempty"` // of a rollback
@@ -60,7 +60,7 @@ type SwitchoverOutcome struct {
 
 // Handover is what a master's keeper has done for a switchover.
 type Handover struct {
-	ID       string `json:"id"`
+	Attempt  string `json:"attempt"`            // a request that outlives its leader may be tried again
 	Prepared bool   `json:"prepared,omitempty"` // the checkpoint
 	Stopped  bool   `json:"stopped,omitempty"`  // pg_control says so, at Position
 	Position uint64 `json:"position,omitempty"` // a wal.LSN

@@ -233,7 +233,7 @@ func (k *Keeper) info(s shared) cluster.KeeperInfo {
 	}
 	canMaster, canSync := k.o.CanBeMaster, k.o.CanBeSynchronousReplica
 	var handover *cluster.Handover
-	if s.handover.ID != "" {
+	if s.handover.Attempt != "" {
 		handover = &s.handover
 	}
 	return cluster.KeeperInfo{

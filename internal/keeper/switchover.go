@@ -104,14 +104,14 @@ func (k *Keeper) prepare(ctx context.Context, step decide.Step) error {
 	if err := k.o.Instance.Checkpoint(ctx); err != nil {
 		return err
 	}
-	k.set(func(s *shared) { s.handover = cluster.Handover{ID: step.Switchover.ID, Prepared: true} })
+	k.set(func(s *shared) { s.handover = cluster.Handover{Attempt: step.Switchover.Attempt, Prepared: true} })
 	return k.publish(ctx)
 }
 
 // handOver stops the instance for a switchover and tells where it ends. The
 // cluster is told before that it goes down (protocols.md K11).
 func (k *Keeper) handOver(ctx context.Context, step decide.Step) error {
-	h := cluster.Handover{ID: step.Switchover.ID, Prepared: true}
+	h := cluster.Handover{Attempt: step.Switchover.Attempt, Prepared: true}
 	k.set(func(s *shared) { s.downtime, s.handover = "switchover", h })
 	defer k.set(func(s *shared) { s.downtime = "" })
 	if err := k.publish(ctx); err != nil {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"go.uber.org/zap"
+
 	"stolon/internal/cluster"
 )
 
@@ -31,6 +33,7 @@ const (
 // Holder holds lifelines to other processes. Its methods are for one goroutine.
 type Holder struct {
 	dial   func(ctx context.Context, address string) (net.Conn, error)
+	log    *zap.Logger
 	exited chan string
 	group  sync.WaitGroup
 	held   map[string]line // by uid
@@ -42,8 +45,8 @@ type line struct {
 }
 
 // NewHolder returns a Holder of no lifeline.
-func NewHolder(dial func(ctx context.Context, address string) (net.Conn, error)) *Holder {
-	return &Holder{dial: dial, exited: make(chan string), held: map[string]line{}}
+func NewHolder(dial func(ctx context.Context, address string) (net.Conn, error), log *zap.Logger) *Holder {
+	return &Holder{dial: dial, log: log, exited: make(chan string), held: map[string]line{}}
 }
 
 // Hold makes the lifelines those to the given processes, addresses by uid. It
@@ -78,30 +81,38 @@ func (h *Holder) Close() {
 
 // follow holds one lifeline until ctx ends.
 func (h *Holder) follow(ctx context.Context, uid, address string) {
+	told := false
 	for ctx.Err() == nil {
-		if h.hold(ctx, uid, address) && h.hasExited(ctx, uid, address) {
+		end, err := h.hold(ctx, uid, address)
+		switch {
+		case end && h.hasExited(ctx, uid, address):
 			select {
 			case h.exited <- uid:
 			case <-ctx.Done():
 			}
+		case err != nil && !told && ctx.Err() == nil:
+			told = true
+			h.log.Info("a lifeline can't be held: should that process die, its promises are waited for (--lifeline-address)",
+				zap.String("uid", uid), zap.String("address", address), zap.Error(err))
 		}
 		pause(ctx, retry)
 	}
 }
 
-// hold reports whether there was a lifeline and it ended with a FIN.
-func (h *Holder) hold(ctx context.Context, uid, address string) bool {
+// hold reports whether there was a lifeline and it ended with a FIN, or why
+// there was none.
+func (h *Holder) hold(ctx context.Context, uid, address string) (ended bool, err error) {
 	conn, r, who, err := h.connect(ctx, address, patience)
 	if err != nil {
-		return false
+		return false, err
 	}
 	defer conn.Close()
 	if who != uid {
-		return false
+		return false, errGreeting
 	}
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	_, err = r.ReadByte()
-	return errors.Is(err, io.EOF)
+	return errors.Is(err, io.EOF), nil
 }
 
 // hasExited reports whether the process, whose lifeline has ended, has exited.

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"stolon/internal/cluster"
 )
 
@@ -57,7 +59,7 @@ func holding(t *testing.T, uid, address string) *Holder {
 			conn = greeted{conn, connected}
 		}
 		return conn, err
-	})
+	}, zap.NewNop())
 	t.Cleanup(h.Close)
 	h.Hold(map[string]string{uid: address})
 	<-connected
@@ -162,7 +164,7 @@ func TestWhatProvesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer l.Close()
-			h := NewHolder(Dial)
+			h := NewHolder(Dial, zap.NewNop())
 			defer h.Close()
 			h.Hold(map[string]string{"p1": l.Addr().String()})
 			conn, err := l.Accept()

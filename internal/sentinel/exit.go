@@ -28,20 +28,22 @@ func (s *Sentinel) hold(st *store.State) {
 }
 
 // exited notes that a process has exited. A sentinel's session ends with it, so
-// that the next one leads at once. That does no harm where it is wrong: every
+// that the next one leads at once. Where that is wrong no harm is done: every
 // write of a leader has the condition that it still leads (protocols.md S15).
 func (s *Sentinel) exited(ctx context.Context, uid string) {
-	now := s.o.Clock()
-	s.mem = decide.Exited(s.mem, uid)
-	s.passAt = min(s.passAt, now)
-	if _, ok := s.o.Store.Decode(s.mirror.Snapshot()).Sentinels[uid]; !ok {
+	var proxy bool
+	s.mem, proxy = decide.Exited(s.mem, uid)
+	s.passAt = min(s.passAt, s.o.Clock())
+	if proxy {
 		s.log.Info("proxy has exited", zap.String("proxy", uid))
 		return
 	}
 	s.log.Info("sentinel has exited", zap.String("sentinel", uid))
+	sent := s.o.Clock()
 	err := s.writes.Ask(ctx, s.interval(), func(ctx context.Context) error {
 		return s.o.Store.Depose(ctx, s.o.Store.ElectionKey(), uid)
 	})
+	s.called(sent)
 	if err != nil {
 		s.storeError("end the session of a sentinel that has exited", err)
 	}

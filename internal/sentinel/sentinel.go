@@ -43,6 +43,7 @@ type Sentinel struct {
 	log *zap.Logger
 
 	mirror  store.Mirror
+	newest  int64 // revision of the newest key in the last read
 	changes <-chan store.Change
 	mem     decide.Memory
 
@@ -81,7 +82,7 @@ func New(o Options) (*Sentinel, error) {
 	if o.Dial == nil {
 		o.Dial = lifeline.Dial
 	}
-	s := &Sentinel{o: o, log: o.Log, told: map[string]bool{}, storeOK: true, lifelines: lifeline.NewHolder(o.Dial)}
+	s := &Sentinel{o: o, log: o.Log, told: map[string]bool{}, storeOK: true, lifelines: lifeline.NewHolder(o.Dial, o.Log)}
 	s.reads.Timeout, s.writes.Timeout = o.StoreTimeout, o.StoreTimeout
 	if err := s.metrics.register(o.Metrics, s); err != nil {
 		return nil, fmt.Errorf("sentinel: metrics: %w", err)
@@ -139,6 +140,9 @@ func (s *Sentinel) drain() {
 }
 
 func (s *Sentinel) take(ch store.Change) {
+	if ch.Reset {
+		s.newest = 0 // it is a read of everything, perhaps of a store that was restored
+	}
 	s.mirror.Apply(ch)
 	s.passAt = min(s.passAt, s.o.Clock()+coalesce)
 }
@@ -290,11 +294,16 @@ func (s *Sentinel) pass(ctx context.Context, fresh bool) {
 	}
 	st := s.o.Store.Decode(s.mirror.Snapshot())
 	s.hold(st)
+	// A watch that is behind the last read would show signs of life again that
+	// were followed by others.
+	behind := st.Newest < s.newest
 	if !s.leading {
-		s.follow(ctx, st)
+		if !behind {
+			s.follow(ctx, st)
+		}
 		return
 	}
-	if !fresh {
+	if !fresh && !behind {
 		now := s.o.Clock()
 		view, ok := s.view(st)
 		if ok {
@@ -346,6 +355,7 @@ func (s *Sentinel) act(ctx context.Context) error {
 		return err
 	}
 	s.storeAnswers()
+	s.newest = st.Newest
 	if st.Data == nil && st.DataErr == nil {
 		return s.create(ctx, st)
 	}

@@ -44,8 +44,9 @@ func (c *Client) ExtKey(name string) string { return c.base + "/ext/" + name }
 
 // State is everything below a cluster's base, decoded.
 type State struct {
-	// Revision of the snapshot, for telling older from newer.
-	Revision int64
+	// Revision of the snapshot, for telling older from newer, and that of the
+	// key that was written last, by which a watch's copy compares with a read.
+	Revision, Newest int64
 	// Data is nil when there is no cluster data. DataErr tells why it could
 	// not be used although it is there; Data is nil then too.
 	Data         *cluster.ClusterData
@@ -80,6 +81,7 @@ func (c *Client) Decode(snap Snapshot) *State {
 		Undecodable: map[string]error{},
 	}
 	for _, kv := range snap.KVs {
+		st.Newest = max(st.Newest, kv.Revision)
 		rel := strings.TrimPrefix(kv.Key, c.Base())
 		var err error
 		switch {

@@ -133,7 +133,7 @@ func toldIsDown(known map[string]store.KV, kv store.KV) store.KV {
 	}
 	info.PostgresState.ReplayPos = max(info.PostgresState.ReplayPos, 1)
 	if info.PostgresState.UID == st.Master {
-		info.Handover = &cluster.Handover{ID: st.ID, Stopped: true}
+		info.Handover = &cluster.Handover{Attempt: st.Attempt, Stopped: true}
 		info.InfoUID += " and down"
 	}
 	kv.Value = store.Encode(info)

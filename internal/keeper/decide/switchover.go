@@ -21,7 +21,7 @@ func (in In) handover(db *cluster.DB) *cluster.Switchover {
 // it any more, the elected master starts as ever (protocols.md W1).
 func (in In) handOver(st *cluster.Switchover, db *cluster.DB) Step {
 	h := in.Own.Handover
-	if h.ID == st.ID && (h.Stopped || h.Failed != "") || !in.Seen.Running || st.Phase != cluster.Stopping {
+	if h.Attempt == st.Attempt && (h.Stopped || h.Failed != "") || !in.Seen.Running || st.Phase != cluster.Stopping {
 		return Step{Kind: None, Why: "the master is to be handed over"}
 	}
 	return Step{Kind: HandOver, DB: db, Switchover: st, Why: fmt.Sprintf("db %s is to take over", st.Target)}
@@ -30,7 +30,7 @@ func (in In) handOver(st *cluster.Switchover, db *cluster.DB) Step {
 // prepare has the master do before what would make its stop take long.
 func (in In) prepare(db *cluster.DB) (Step, bool) {
 	st := in.handover(db)
-	if st == nil || st.Phase != cluster.Preparing || in.Own.Handover.ID == st.ID {
+	if st == nil || st.Phase != cluster.Preparing || in.Own.Handover.Attempt == st.Attempt {
 		return Step{}, false
 	}
 	return Step{Kind: Prepare, DB: db, Switchover: st, Why: fmt.Sprintf("db %s is to take over", st.Target)}, true

@@ -96,11 +96,6 @@ func (p *pass) confirmedDead(db *cluster.DB) bool {
 	return q.dead && q.db == db.UID && p.streamsFrom(db, q.began) == ""
 }
 
-// knownDead: the DB is dead by the word of somebody who knows.
-func (p *pass) knownDead(db *cluster.DB) bool {
-	return p.confirmedDead(db) || p.startsInVain(db, p.report(db))
-}
-
 // dies takes the next step of an inquiry into the death of the master that the
 // proxies lead to. It reports whether that is confirmed.
 func (p *pass) dies(master *cluster.DB) bool {

@@ -92,6 +92,7 @@ type ElectionRecord struct {
 	Previous            string   `json:"previous"`         // the master before it
 	Routed              bool     `json:"routed,omitempty"` // clients were led to it
 	Cut                 int64    `json:"cut,omitempty"`    // the proxies' generation, by which nobody was led anywhere
+	Down                bool     `json:"down,omitempty"`   // the previous master was shut down by then
 }
 
 // ForkedRecord says why a DB is marked.

@@ -133,15 +133,16 @@ func Contact(mem Memory, set cluster.Settings, now time.Duration) Memory {
 }
 
 // Exited returns mem with the news that the process uid has exited, by its
-// lifeline. What it published last is known by then, so anything newer shows
-// that it lives.
-func Exited(mem Memory, uid string) Memory {
-	if s, ok := mem.proxies[uid]; ok {
+// lifeline, and whether that is a proxy. Should it publish anything that this
+// sentinel has not seen by then, it lives.
+func Exited(mem Memory, uid string) (Memory, bool) {
+	s, ok := mem.proxies[uid]
+	if ok {
 		mem.proxies = maps.Clone(mem.proxies)
 		s.exited = true
 		mem.proxies[uid] = s
 	}
-	return mem
+	return mem, ok
 }
 
 func (m *Memory) observeKeepers(mem Memory, v View, now time.Duration, restart bool) {

@@ -30,14 +30,13 @@ func (p *pass) expiry(s proxySight) time.Duration {
 
 // cutDone reports whether every proxy that could lead somewhere has cut: it
 // published the present generation, whose route is empty, or is past its own
-// deadline (protocols.md S4), or has exited, while the master is dead
-// (protocols.md S5). A proxy that lives but never applies is waited for and
-// shouted about, never skipped.
+// deadline (protocols.md S4), or can do no harm. A proxy that lives but never
+// applies is waited for and shouted about, never skipped.
 func (p *pass) cutDone(master *cluster.DB) bool {
 	done := true
 	for _, uid := range cluster.SortedKeys(p.mem.proxies) {
 		s := p.mem.proxies[uid]
-		if s.present && s.info.Generation == p.cd.Proxy.Generation || s.exited && p.knownDead(master) {
+		if s.present && s.info.Generation == p.cd.Proxy.Generation || p.harmless(s, master) {
 			continue
 		}
 		at := p.expiry(s)
@@ -75,7 +74,7 @@ func (p *pass) route(master *cluster.DB) bool {
 			p.wait(Info, "waiting for the master to serve before leading proxies to it", at)
 			return false
 		}
-		if !p.returns(master) && !p.cutForElection(master) && !p.cutDone(master) {
+		if !p.returns(master) && !p.cutDone(master) {
 			return false
 		}
 		px.Spec.MasterDBUID = master.UID
@@ -90,11 +89,19 @@ func (p *pass) route(master *cluster.DB) bool {
 	return true
 }
 
-// cutForElection: when the master was elected nobody was led anywhere, and
-// since then nobody can have been: no check succeeds with an older route.
-func (p *pass) cutForElection(master *cluster.DB) bool {
+// harmless: whatever the proxy still does, it leads nobody to a primary that
+// isn't elected.
+//   - It has exited and the master is dead (protocols.md S5).
+//   - The master was elected under this very route, when all had cut: a proxy
+//     of ours can't take up an older one since.
+//   - It was elected after its predecessor was shut down, to which one that
+//     never cut leads (protocols.md S6).
+func (p *pass) harmless(s proxySight, master *cluster.DB) bool {
+	if s.exited && p.confirmedDead(master) {
+		return true
+	}
 	r := p.election(master)
-	return r != nil && r.Cut != 0 && r.Cut == p.cd.Proxy.Generation
+	return r != nil && r.Cut != 0 && r.Cut == p.cd.Proxy.Generation && (r.Down || slices.Contains(s.info.Features, cluster.AtomicCheck))
 }
 
 // returns: clients were cut from this very master and nobody was elected since,

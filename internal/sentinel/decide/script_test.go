@@ -31,6 +31,7 @@ var update = flag.Bool("update", false, "write the outcome of the scripts into t
 //	tick D             D passes, second by second
 //	silence UID...     keepers or proxies stop reporting
 //	speak UID...       they go on
+//	exited UID...      the lifelines of proxies have ended
 //	stop UID...        keepers stop, saying so
 //	remove UID         stolonctl removekeeper
 //	broken UID...      keepers go on reporting, but their instance is not well
@@ -293,7 +294,7 @@ func (w *world) command(f []string, rest string) {
 	case "exited":
 		for _, uid := range args {
 			w.fakes[uid].silent = true
-			w.mem = Exited(w.mem, uid)
+			w.mem, _ = Exited(w.mem, uid)
 		}
 	case "stop":
 		for _, uid := range args {
@@ -414,7 +415,7 @@ func (w *world) handOver(k *fakeKeeper, db *cluster.DB) *cluster.Handover {
 		k.stopped = 0
 		return nil
 	}
-	h := &cluster.Handover{ID: st.ID, Prepared: true}
+	h := &cluster.Handover{Attempt: st.Attempt, Prepared: true}
 	switch {
 	case !st.Stops():
 		k.stopped = 0

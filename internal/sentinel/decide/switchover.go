@@ -37,7 +37,7 @@ func (m *Memory) observeHandover(mem Memory, v View, now time.Duration) {
 	var seen handoverSight
 	switch {
 	case v.Switchover != nil:
-		seen = handoverSight{id: v.Switchover.ID, phase: v.Switchover.Phase}
+		seen = handoverSight{id: v.Switchover.Attempt, phase: v.Switchover.Phase}
 	case v.Request != nil:
 		seen = handoverSight{id: v.Request.ID}
 	}
@@ -55,7 +55,8 @@ func (p *pass) switchover(master *cluster.DB) bool {
 	switch {
 	case st == nil:
 		return p.beginSwitchover(master)
-	case st.ClusterUID != p.cd.Cluster.UID || st.Master != master.UID && st.Target != master.UID:
+	case st.ClusterUID != p.cd.Cluster.UID || st.Master != master.UID && st.Target != master.UID,
+		st.Phase == cluster.Electing && st.Target != master.UID:
 		p.endSwitchover(st.ID, false, "another master was elected meanwhile")
 		return false
 	case st.Target == master.UID:
@@ -120,7 +121,7 @@ func (p *pass) beginSwitchover(master *cluster.DB) bool {
 	}
 	p.event(Info, "switchover begins", Event{DB: target.UID, Keeper: target.Spec.KeeperUID, Why: "to replace " + master.UID + " of keeper " + master.Spec.KeeperUID})
 	p.putSwitchover(cluster.Switchover{
-		ID: req.ID, ClusterUID: p.cd.Cluster.UID, Master: master.UID, Target: target.UID, Phase: cluster.Preparing, Timeout: req.Timeout, Force: req.Force,
+		ID: req.ID, Attempt: p.NewUID(), ClusterUID: p.cd.Cluster.UID, Master: master.UID, Target: target.UID, Phase: cluster.Preparing, Timeout: req.Timeout,
 	})
 	return true
 }
@@ -138,8 +139,9 @@ func (p *pass) beginFailed(master *cluster.DB) bool {
 	px.Spec.MasterDBUID = ""
 	px.Generation++
 	p.event(Warn, "master failed, cutting the proxies off", Event{DB: master.UID, Keeper: master.Spec.KeeperUID, Why: "master failed by an operator; it is to shut down in order"})
+	uid := p.NewUID()
 	p.putSwitchover(cluster.Switchover{
-		ID: p.NewUID(), ClusterUID: p.cd.Cluster.UID, Master: master.UID, Target: cands[0].UID, Phase: cluster.Cutting, Failed: true,
+		ID: uid, Attempt: uid, ClusterUID: p.cd.Cluster.UID, Master: master.UID, Target: cands[0].UID, Phase: cluster.Cutting, Failed: true,
 	})
 	return true
 }
@@ -216,7 +218,8 @@ func (p *pass) cannotTakeOver(db, master *cluster.DB) string {
 	return ""
 }
 
-// unsureProxy returns a proxy whose cut would take long, "" for none.
+// unsureProxy returns a proxy that may not learn of the change in a moment, ""
+// for none.
 func (p *pass) unsureProxy() string {
 	for _, uid := range cluster.SortedKeys(p.mem.proxies) {
 		s := p.mem.proxies[uid]
@@ -306,8 +309,14 @@ func (p *pass) shipping(master, target *cluster.DB, st *cluster.Switchover, took
 	return true
 }
 
-// takeOver elects the target once it has replayed the old master's last record.
+// takeOver elects the target once it has replayed the old master's last record,
+// and the old master is still down by its keeper's word: another keeper process,
+// perhaps one of 0.17, starts it.
 func (p *pass) takeOver(master, target *cluster.DB, st *cluster.Switchover) bool {
+	h, m := p.handover(master, st), p.report(master)
+	if h == nil || !h.Stopped || h.Position != st.Position || m != nil && m.Healthy {
+		return false
+	}
 	rep := p.report(target)
 	if rep == nil || rep.ReplayPos <= st.Position || !slices.Contains(p.candidates(master), target) {
 		return false
@@ -316,6 +325,7 @@ func (p *pass) takeOver(master, target *cluster.DB, st *cluster.Switchover) bool
 		return false
 	}
 	p.elect(target, master, fmt.Sprintf("shut down at %s", wal.LSN(st.Position)))
+	p.elected.Down = true
 	p.nextPhase(st, cluster.Electing)
 	return true
 }
@@ -323,7 +333,7 @@ func (p *pass) takeOver(master, target *cluster.DB, st *cluster.Switchover) bool
 // handover is what the master's keeper says of this switchover, nil: nothing.
 func (p *pass) handover(master *cluster.DB, st *cluster.Switchover) *cluster.Handover {
 	h := p.mem.keepers[master.Spec.KeeperUID].info.Handover
-	if h == nil || h.ID != st.ID {
+	if h == nil || h.Attempt != st.Attempt {
 		return nil
 	}
 	return h
