@@ -134,13 +134,16 @@ type fakeKeeper struct {
 	foreign                                *cluster.ForeignData
 	suspects, pongs, downtime, streams     bool
 	stuck, refusesStop, lags, cutOff       bool
-	stopped                                uint64 // for a switchover, at this position; 0: not
-	dials                                  string // how they end: refuses, hangs, accepts or ""
+	stopped                                uint64            // for a switchover, at this position; 0: not
+	told                                   *cluster.Handover // it goes on saying that
+	dials                                  string            // how they end: refuses, hangs, accepts or ""
 	swapped                                bool
 }
 
 type fakeProxy struct {
 	silent, suspects, seen bool
+	old                    bool          // one of 0.17
+	behind                 int64         // the generation that it publishes; 0: the present one
 	heard                  time.Duration // when it heard of the master; 0: not
 }
 
@@ -209,9 +212,13 @@ func (w *world) command(f []string, rest string) {
 		for _, uid := range args {
 			w.keepers[uid] = &fakeKeeper{old: f[0] == "old-keeper", noMaster: f[0] == "no-master", noSync: f[0] == "no-sync", timeline: 1, position: 1000}
 		}
-	case "proxy":
+	case "proxy", "old-proxy":
 		for _, uid := range args {
-			w.fakes[uid] = &fakeProxy{}
+			w.fakes[uid] = &fakeProxy{old: f[0] == "old-proxy"}
+		}
+	case "behind":
+		for _, uid := range args {
+			w.fakes[uid].behind = w.cd.Proxy.Generation - 1
 		}
 	case "tick":
 		d, err := time.ParseDuration(args[0])
@@ -394,6 +401,12 @@ func (w *world) report() {
 		if !w.fakes[uid].silent {
 			info := cluster.ProxyInfo{InfoUID: w.uid("i"), UID: uid, Generation: w.cd.Proxy.Generation,
 				ProxyTimeout: 15 * time.Second, Features: []cluster.Feature{cluster.AtomicCheck}}
+			if w.fakes[uid].old {
+				info.Features = nil
+			}
+			if g := w.fakes[uid].behind; g != 0 {
+				info.Generation = g
+			}
 			if w.fakes[uid].suspects {
 				info.Suspect = w.cd.Proxy.Spec.MasterDBUID
 			}
@@ -413,7 +426,7 @@ func (w *world) handOver(k *fakeKeeper, db *cluster.DB) *cluster.Handover {
 	st, ok := w.ext[cluster.ExtSwitchover].(cluster.Switchover)
 	if !ok || st.Master != db.UID || w.cd.Cluster.Status.Master != db.UID || k.stuck {
 		k.stopped = 0
-		return nil
+		return k.told
 	}
 	h := &cluster.Handover{Attempt: st.Attempt, Prepared: true}
 	switch {
@@ -425,6 +438,7 @@ func (w *world) handOver(k *fakeKeeper, db *cluster.DB) *cluster.Handover {
 		k.stopped = k.position
 		h.Stopped, h.Position = true, k.position
 	}
+	k.told = h
 	return h
 }
 
