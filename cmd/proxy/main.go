@@ -25,6 +25,7 @@ func main() {
 
 type options struct {
 	flagutil.Common
+	lifeline              flagutil.Lifeline
 	listenAddress, port   string
 	stopListening         bool
 	idle, count, interval int
@@ -48,6 +49,7 @@ func command(stderr io.Writer) *cobra.Command {
 	fs := cmd.PersistentFlags()
 	o.Add(fs)
 	o.AddDaemon(fs)
+	o.lifeline.Add(fs)
 	fs.StringVar(&o.listenAddress, "listen-address", "127.0.0.1", "address to listen on for clients; an IPv6 one without brackets")
 	fs.StringVar(&o.port, "port", "5432", "port to listen on for clients")
 	fs.BoolVar(&o.stopListening, "stop-listening", true, "stop listening while the store can't be reached for longer than proxyTimeout")
@@ -72,9 +74,19 @@ func (o *options) run(ctx context.Context, d flagutil.Daemon) error {
 	case o.interval < 0:
 		return errors.New("tcp keepalive interval value must be greater or equal to 0")
 	}
+	if err := o.lifeline.Check(); err != nil {
+		return err
+	}
 	return d.Run(ctx, &o.Common, func(ctx context.Context, p flagutil.Parts) error {
+		uid := daemon.NewUID()
+		// Served before anybody is led anywhere, and until nobody is any more.
+		line, unserve, err := o.lifeline.Serve(ctx, &o.Common, uid, p.Log)
+		if err != nil {
+			return err
+		}
+		defer unserve()
 		px, err := proxy.New(proxy.Options{
-			UID: daemon.NewUID(), ListenAddress: o.listenAddress, Port: o.port, StopListening: o.stopListening, KeepAlive: o.keepAlive(), HoldTimeout: o.hold,
+			UID: uid, Lifeline: line, ListenAddress: o.listenAddress, Port: o.port, StopListening: o.stopListening, KeepAlive: o.keepAlive(), HoldTimeout: o.hold,
 			Store: p.Store, Clock: clock.Boot, NewUID: daemon.NewUID, Log: p.Log, Metrics: p.Metrics, StoreTimeout: o.StoreTimeout,
 		})
 		if err != nil {

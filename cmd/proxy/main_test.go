@@ -25,6 +25,9 @@ func TestBadCommandLines(t *testing.T) {
 		{append(cluster, "--tcp-keepalive-count=-1"), "tcp keepalive count value must be greater or equal to 0"},
 		{append(cluster, "--tcp-keepalive-interval=-1"), "tcp keepalive interval value must be greater or equal to 0"},
 		{append(cluster, "--hold-timeout=-1s"), "--hold-timeout must be 0 or more, such as 30s"},
+		{append(cluster, "--lifeline-address", "0.0.0.0:7000"), "--lifeline-address 0.0.0.0:7000: sentinels must know one address"},
+		{append(cluster, "--lifeline-address", "10.0.0.1:x:y"), "--lifeline-address 10.0.0.1:x:y: "},
+		{append(cluster, "--lifeline-address", "192.0.2.1"), "--lifeline-address 192.0.2.1: listen"},
 		{append(cluster, "--store-endpoints", "ftp://a"), "cannot create kv store: endpoints scheme must be http or https"},
 		{append(cluster, "--metrics-listen-address", "nonsense"), "--metrics-listen-address nonsense"},
 	}

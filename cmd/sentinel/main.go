@@ -16,6 +16,7 @@ import (
 	"stolon/internal/cluster"
 	"stolon/internal/daemon"
 	"stolon/internal/flagutil"
+	"stolon/internal/lifeline"
 	"stolon/internal/sentinel"
 )
 
@@ -25,6 +26,7 @@ func main() {
 
 type options struct {
 	flagutil.Common
+	lifeline    flagutil.Lifeline
 	initialSpec string
 }
 
@@ -44,6 +46,7 @@ func command(stderr io.Writer) *cobra.Command {
 	}
 	o.Add(cmd.PersistentFlags())
 	o.AddDaemon(cmd.PersistentFlags())
+	o.lifeline.Add(cmd.PersistentFlags())
 	cmd.PersistentFlags().StringVar(&o.initialSpec, "initial-cluster-spec", "", "file with the cluster spec, JSON, that a cluster is made from when the store has no cluster data")
 	return cmd
 }
@@ -52,13 +55,22 @@ func (o *options) run(ctx context.Context, d flagutil.Daemon) error {
 	if err := o.Check(); err != nil {
 		return err
 	}
+	if err := o.lifeline.Check(); err != nil {
+		return err
+	}
 	spec, err := o.spec()
 	if err != nil {
 		return fmt.Errorf("cannot create sentinel: %w", err)
 	}
 	return d.Run(ctx, &o.Common, func(ctx context.Context, p flagutil.Parts) error {
+		uid := daemon.NewUID()
+		line, unserve, err := o.lifeline.Serve(ctx, &o.Common, uid, p.Log)
+		if err != nil {
+			return err
+		}
+		defer unserve()
 		s, err := sentinel.New(sentinel.Options{
-			UID: daemon.NewUID(), InitialSpec: spec, Store: p.Store, Clock: clock.Boot, Wall: time.Now, NewUID: daemon.NewUID, Pick: rand.IntN,
+			UID: uid, InitialSpec: spec, Lifeline: line, Host: lifeline.Host(), Store: p.Store, Clock: clock.Boot, Wall: time.Now, NewUID: daemon.NewUID, Pick: rand.IntN,
 			Log: p.Log, Metrics: p.Metrics, StoreTimeout: o.StoreTimeout,
 		})
 		if err != nil {

@@ -31,6 +31,9 @@ func TestBadCommandLines(t *testing.T) {
 		want string
 	}{
 		{nil, "cluster name required (--cluster-name)"},
+		{append(cluster, "--lifeline-address", "0.0.0.0:7000"), "--lifeline-address 0.0.0.0:7000: sentinels must know one address"},
+		{append(cluster, "--lifeline-address", "10.0.0.1:x:y"), "--lifeline-address 10.0.0.1:x:y: "},
+		{append(cluster, "--lifeline-address", "192.0.2.1"), "--lifeline-address 192.0.2.1: listen"},
 		{append(cluster, "--store-endpoints", "http://a:1,https://b:1"), "cannot create sentinel: cannot create kv store: all the endpoints must have the same scheme"},
 		{append(cluster, "--metrics-listen-address", "nonsense"), "--metrics-listen-address nonsense"},
 		{append(cluster, "--initial-cluster-spec", "/nowhere/x"), "cannot create sentinel: cannot read provided initial cluster config file: open /nowhere/x"},

@@ -51,7 +51,7 @@ func (c *ctl) switchover() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&to, "to", "", "keeper that takes over (default the best standby's)")
 	cmd.Flags().DurationVar(&timeout, "timeout", 60*time.Second, "how long the preparation may take, in which clients are served")
-	cmd.Flags().BoolVar(&force, "force", false, "also when a proxy is silent or of 0.17 and has to be waited for while nobody can write")
+	cmd.Flags().BoolVar(&force, "force", false, "also when a proxy is silent or of 0.17: it is waited for a second, and its clients wait until it looks at the store again")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return cmd
 }

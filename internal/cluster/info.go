@@ -143,6 +143,14 @@ type SentinelInfo struct {
 	// Problems is what keeps the leading sentinel from doing its work, and what
 	// an operator can do about it.
 	Problems []string `json:"problems,omitempty"`
+	// Lifeline, unless nil, tells who holds it that this sentinel has exited.
+	Lifeline *Lifeline `json:"lifeline,omitempty"`
+}
+
+// Lifeline is where a process accepts connections that end with it (protocols.md S5).
+type Lifeline struct {
+	Address string `json:"address"`        // IP address and port
+	Host    string `json:"host,omitempty"` // on which machine and in which network namespace
 }
 
 // ProxyInfo is a proxy's promise: "I have applied Generation, and without a
@@ -161,4 +169,6 @@ type ProxyInfo struct {
 	// MasterSeen is how long before this publication the master was last seen to
 	// live: a byte came from it, or it took a connection. 0: not on this route.
 	MasterSeen time.Duration `json:"masterSeen,omitempty"` // nanoseconds in JSON
+	// Lifeline, unless nil, tells who holds it that this proxy has exited.
+	Lifeline *Lifeline `json:"lifeline,omitempty"`
 }

@@ -213,9 +213,7 @@ func (k *Keeper) followedReport(ctx context.Context, in decide.In) (*cluster.Pos
 	if followed == nil {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, k.o.StoreTimeout)
-	defer cancel()
-	kv, err := k.o.Store.Get(ctx, k.o.Store.KeeperKey(followed.Spec.KeeperUID))
+	kv, err := k.getKey(ctx, k.o.Store.KeeperKey(followed.Spec.KeeperUID))
 	if err != nil || kv == nil {
 		return nil, err
 	}

@@ -29,14 +29,22 @@ func (k *Keeper) read(ctx context.Context) error {
 		return ctx.Err()
 	}
 	defer func() { <-k.reading }()
-	ctx, cancel := context.WithTimeout(ctx, k.o.StoreTimeout)
-	defer cancel()
-	kv, err := k.o.Store.Get(ctx, k.o.Store.ClusterDataKey())
+	kv, err := k.getKey(ctx, k.o.Store.ClusterDataKey())
 	if err != nil {
 		return err
 	}
 	k.take(kv, true)
 	return nil
+}
+
+// getKey reads a key linearizably. A read that hangs must not keep a heartbeat
+// waiting for longer than its interval.
+func (k *Keeper) getKey(ctx context.Context, key string) (kv *store.KV, err error) {
+	err = k.reads.Ask(ctx, k.get().settings().SleepInterval.Duration, func(ctx context.Context) (err error) {
+		kv, err = k.o.Store.Get(ctx, key)
+		return err
+	})
+	return kv, err
 }
 
 // take takes in the stored cluster data, nil when there is none.

@@ -28,9 +28,7 @@ func (k *Keeper) asked(ctx context.Context, in decide.In) (bool, error) {
 	if !in.Foreign() {
 		return false, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, k.o.StoreTimeout)
-	defer cancel()
-	kv, err := k.o.Store.Get(ctx, k.o.Store.ExtKey(cluster.ExtInit))
+	kv, err := k.getKey(ctx, k.o.Store.ExtKey(cluster.ExtInit))
 	if err != nil || kv == nil {
 		return false, err
 	}

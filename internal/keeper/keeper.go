@@ -27,6 +27,7 @@ import (
 	"stolon/internal/postgresql"
 	"stolon/internal/postgresql/conf"
 	"stolon/internal/postgresql/wal"
+	"stolon/internal/store"
 )
 
 const (
@@ -60,8 +61,11 @@ type Keeper struct {
 	wakeConverge, wakeSample, wakePublish chan struct{}
 
 	applied appliedState // of converge alone
-	// leaseOf is held by one publisher at a time, in publishing.
-	leaseOf    leased
+	// What a write takes says nothing of reads.
+	reads, writes store.Patience
+	// lease of the info key belongs to one publisher at a time, who is in
+	// publishing.
+	lease      store.Held
 	publishing chan struct{}
 	// reading is held while the cluster data is read, so that of two readings
 	// the later one wins.
@@ -90,6 +94,7 @@ type shared struct {
 	stopping     bool
 	cutAt        time.Duration // when the route was last seen cut
 	published    published
+	infoRevision int64  // of the info key, as last known; 0: there is none
 	suspect      string // the followed DB, when it refuses connections
 	switchover   *cluster.Switchover
 	handover     cluster.Handover // what was done for the last one
@@ -201,6 +206,7 @@ func New(o Options) (*Keeper, error) {
 		wakeSample:   make(chan struct{}, 1),
 		wakePublish:  make(chan struct{}, 1),
 	}
+	k.reads.Timeout, k.writes.Timeout = o.StoreTimeout, o.StoreTimeout
 	k.local = l
 	k.secrets = secrets{superuser: secret{now: o.Superuser.Password}, replication: secret{now: o.Replication.Password}}
 	if o.Replication.Password != "" {

@@ -88,6 +88,6 @@ type Options struct {
 	BootUUID string        // of this process: a random UUID v4
 	Log      *zap.Logger
 	Metrics  prometheus.Registerer // nil for none
-	// StoreTimeout bounds each store call of the loops.
+	// StoreTimeout bounds each store call of the loops with its repetitions.
 	StoreTimeout time.Duration
 }

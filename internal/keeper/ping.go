@@ -37,26 +37,36 @@ func (k *Keeper) answerPings(ctx context.Context) {
 }
 
 func (k *Keeper) pong(ctx context.Context, ping cluster.PingRequest) error {
-	ctx, cancel := context.WithTimeout(ctx, k.o.StoreTimeout)
-	defer cancel()
-	last := k.get().published
+	s := k.get()
+	last := s.published
 	if last.lease == nil || last.info.Pong == ping.Nonce || last.info.ClusterUID != ping.ClusterUID {
 		return nil
 	}
 	last.info.Pong, last.info.InfoUID = ping.Nonce, k.o.NewUID()
-	revision, err := k.o.Store.Commit(ctx,
-		[]store.Condition{{Key: k.o.Store.KeeperKey(k.uid), Revision: last.revision}},
-		[]store.Op{{Key: k.o.Store.KeeperKey(k.uid), Value: store.Encode(last.info), Lease: last.lease}})
-	if errors.Is(err, store.ErrConflict) {
-		// Something newer was published meanwhile, which is as good a sign of life.
-		return nil
+	var revision int64
+	err := k.writes.Ask(ctx, s.settings().SleepInterval.Duration, func(ctx context.Context) (err error) {
+		revision, err = k.o.Store.Commit(ctx,
+			[]store.Condition{{Key: k.o.Store.KeeperKey(k.uid), Revision: last.revision}},
+			[]store.Op{{Key: k.o.Store.KeeperKey(k.uid), Value: store.Encode(last.info), Lease: last.lease}})
+		return err
+	})
+	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrOutcome) {
+		// Something newer was published meanwhile, which is as good a sign of
+		// life, or this answer was given by a call that then hung.
+		kv, err := k.getKey(ctx, k.o.Store.KeeperKey(k.uid))
+		var there cluster.KeeperInfo
+		if err != nil || kv == nil || json.Unmarshal(kv.Value, &there) != nil || there.InfoUID != last.info.InfoUID {
+			return err
+		}
+		revision = kv.Revision
+	} else if err != nil {
+		return err
 	}
-	if err == nil {
-		k.set(func(s *shared) {
-			if s.published.revision < revision {
-				s.published.info, s.published.revision = last.info, revision
-			}
-		})
-	}
-	return err
+	k.set(func(s *shared) {
+		if s.published.revision < revision {
+			s.published.info, s.published.revision = last.info, revision
+			s.infoRevision = max(s.infoRevision, revision)
+		}
+	})
+	return nil
 }

@@ -300,61 +300,52 @@ func (k *Keeper) publish(ctx context.Context) error {
 			}
 			continue
 		}
-		err := k.put(ctx, s)
+		err := k.writes.Ask(ctx, s.settings().SleepInterval.Duration, k.put)
 		if errors.Is(err, store.ErrLeaseLost) {
 			continue // with a new one
 		}
-		if !errors.Is(err, store.ErrConflict) {
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrOutcome) {
 			return err
 		}
 		if err := k.read(ctx); err != nil {
 			return err
 		}
+		kv, err := k.getKey(ctx, k.o.Store.KeeperKey(k.uid))
+		if err != nil {
+			return err
+		}
+		k.set(func(s *shared) {
+			if s.infoRevision = 0; kv != nil {
+				s.infoRevision = kv.Revision
+			}
+		})
 	}
 	return errors.New("cluster data changes faster than it can be read")
 }
 
-func (k *Keeper) put(ctx context.Context, s shared) error {
-	ctx, cancel := context.WithTimeout(ctx, k.o.StoreTimeout)
-	defer cancel()
-	lease, err := k.lease(ctx, max(s.settings().SleepInterval.Duration, store.MinTTL))
+// put publishes what there is to tell now. The write is conditional on the info
+// key, too, being the known one: of a write that was abandoned nobody knows
+// when it arrives, and then it must not take the place of a later report
+// (protocols.md C7).
+func (k *Keeper) put(ctx context.Context) error {
+	s := k.get()
+	lease, err := k.lease.Alive(ctx, k.o.Store, max(s.settings().SleepInterval.Duration, store.MinTTL), k.o.Clock())
 	if err != nil {
-		return err
+		return fmt.Errorf("keep the lease of the keeper info: %w", err)
 	}
 	info := k.info(s)
 	info.InfoUID = k.o.NewUID()
 	revision, err := k.o.Store.Commit(ctx,
-		[]store.Condition{{Key: k.o.Store.ClusterDataKey(), Revision: s.revision}},
+		[]store.Condition{{Key: k.o.Store.ClusterDataKey(), Revision: s.revision}, {Key: k.o.Store.KeeperKey(k.uid), Revision: s.infoRevision}},
 		[]store.Op{{Key: k.o.Store.KeeperKey(k.uid), Value: store.Encode(info), Lease: lease}})
 	if errors.Is(err, store.ErrLeaseLost) {
-		k.leaseOf = leased{}
+		k.lease.Forget()
 	}
 	if err != nil {
 		return fmt.Errorf("publish keeper info: %w", err)
 	}
-	k.set(func(s *shared) { s.published = published{info: info, revision: revision, lease: lease} })
+	k.set(func(s *shared) {
+		s.published, s.infoRevision = published{info: info, revision: revision, lease: lease}, revision
+	})
 	return nil
-}
-
-// leased is the lease of the info key, and when it was last renewed.
-type leased struct {
-	held    store.Held
-	lease   store.Lease
-	ttl     time.Duration
-	renewed time.Duration
-}
-
-// lease keeps the lease of the info key. News that come soon after a heartbeat
-// go without another renewal.
-func (k *Keeper) lease(ctx context.Context, ttl time.Duration) (store.Lease, error) {
-	l, now := &k.leaseOf, k.o.Clock()
-	if l.lease != nil && l.ttl == ttl && now-l.renewed < ttl/10 {
-		return l.lease, nil
-	}
-	lease, err := l.held.Keep(ctx, k.o.Store, ttl)
-	if err != nil {
-		return nil, fmt.Errorf("keep the lease of the keeper info: %w", err)
-	}
-	l.lease, l.ttl, l.renewed = lease, ttl, now
-	return lease, nil
 }

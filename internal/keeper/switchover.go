@@ -68,9 +68,7 @@ func (k *Keeper) takeSwitchover(st *cluster.Switchover) {
 // is gone, read before the cluster data, means that it can't change these any
 // more (protocols.md W1).
 func (k *Keeper) readSwitchover(ctx context.Context) (*cluster.Switchover, error) {
-	ctx, cancel := context.WithTimeout(ctx, k.o.StoreTimeout)
-	defer cancel()
-	kv, err := k.o.Store.Get(ctx, k.o.Store.ExtKey(cluster.ExtSwitchover))
+	kv, err := k.getKey(ctx, k.o.Store.ExtKey(cluster.ExtSwitchover))
 	if err != nil {
 		return nil, err
 	}

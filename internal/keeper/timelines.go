@@ -115,10 +115,8 @@ func (k *Keeper) apart(ctx context.Context, in decide.In) (bool, error) {
 // than one db, or by another than the one that this data directory was when it
 // created it.
 func (k *Keeper) ambiguous(ctx context.Context, clusterUID string, from, to uint64, own promotion) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, k.o.StoreTimeout)
-	defer cancel()
 	for timeline := max(from, 2); timeline <= to; timeline++ {
-		kv, err := k.o.Store.Get(ctx, k.creators(clusterUID, timeline))
+		kv, err := k.getKey(ctx, k.creators(clusterUID, timeline))
 		if err != nil {
 			return false, fmt.Errorf("read who created timeline %d: %w", timeline, err)
 		}

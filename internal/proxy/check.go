@@ -70,16 +70,13 @@ func (p *Proxy) good(ctx context.Context, address string, sent, until time.Durat
 	return p.listen(ctx)
 }
 
-// call bounds one store call.
-func (p *Proxy) call(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, p.o.StoreTimeout)
-}
-
 // read reads the cluster data and applies it.
 func (p *Proxy) read(ctx context.Context) error {
-	ctx, cancel := p.call(ctx)
-	defer cancel()
-	kv, err := p.o.Store.Get(ctx, p.o.Store.ClusterDataKey())
+	var kv *store.KV
+	err := p.reads.Ask(ctx, p.interval, func(ctx context.Context) (err error) {
+		kv, err = p.o.Store.Get(ctx, p.o.Store.ClusterDataKey())
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("cannot get cluster data: %w", err)
 	}
@@ -119,7 +116,7 @@ func (p *Proxy) resolve(ctx context.Context) error {
 	if address == "" || p.address != "" {
 		return nil
 	}
-	ctx, cancel := p.call(ctx)
+	ctx, cancel := context.WithTimeout(ctx, p.o.StoreTimeout)
 	defer cancel()
 	host, port, err := net.SplitHostPort(address)
 	switch {
@@ -147,26 +144,22 @@ func (p *Proxy) promise(ctx context.Context) (done bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("failed to update proxyInfo: %w", err)
 	}
-	info := cluster.ProxyInfo{
-		InfoUID: p.o.NewUID(), UID: p.o.UID, Generation: p.result.Generation, ProxyTimeout: timeout,
-		Features: []cluster.Feature{cluster.AtomicCheck},
-	}
-	if refuses, ago := p.fwd.Suspect(); p.result.Route.Enabled {
-		info.MasterSeen = ago
-		if refuses {
-			info.Suspect = p.result.Route.DB
-		}
-	}
-	sent := p.o.Clock()
-	// A sentinel that sees the key go may take this proxy for gone: it goes no
-	// sooner than ttl after renewed, less what two clocks may differ by.
-	until := min(sent+timeout, renewed+ttl-ttl/10)
-	// The write may be done and its answer lost. Then this is what the sentinel
-	// counts on, although an earlier promise may have been for longer.
-	p.fwd.Shorten(until)
-	err = p.publish(ctx, info, lease)
+	var sent, until time.Duration
+	err = p.writes.Ask(ctx, p.interval, func(ctx context.Context) error {
+		// One that is repeated is a promise of its own: the sentinel counts from
+		// when it saw the infoUID, and may have seen that of an abandoned one.
+		info := p.info(timeout)
+		sent = p.o.Clock()
+		// A sentinel that sees the key go may take this proxy for gone: it goes no
+		// sooner than ttl after renewed, less what two clocks may differ by.
+		until = min(sent+timeout, renewed+ttl-ttl/10)
+		// The write may be done and its answer lost. Then this is what the sentinel
+		// counts on, although an earlier promise may have been for longer.
+		p.fwd.Shorten(until)
+		return p.publish(ctx, info, lease)
+	})
 	switch {
-	case errors.Is(err, store.ErrConflict):
+	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrOutcome):
 		return false, nil
 	case errors.Is(err, store.ErrLeaseLost):
 		p.lease.Forget()
@@ -182,10 +175,23 @@ func (p *Proxy) promise(ctx context.Context) (done bool, err error) {
 	return true, p.good(ctx, p.address, sent, until)
 }
 
+// info is what there is to publish now.
+func (p *Proxy) info(timeout time.Duration) cluster.ProxyInfo {
+	info := cluster.ProxyInfo{
+		InfoUID: p.o.NewUID(), UID: p.o.UID, Generation: p.result.Generation, ProxyTimeout: timeout,
+		Features: []cluster.Feature{cluster.AtomicCheck}, Lifeline: p.o.Lifeline,
+	}
+	if refuses, ago := p.fwd.Suspect(); p.result.Route.Enabled {
+		info.MasterSeen = ago
+		if refuses {
+			info.Suspect = p.result.Route.DB
+		}
+	}
+	return info
+}
+
 // publish puts info if the cluster data is still the applied one.
 func (p *Proxy) publish(ctx context.Context, info cluster.ProxyInfo, lease store.Lease) error {
-	ctx, cancel := p.call(ctx)
-	defer cancel()
 	_, err := p.o.Store.Commit(ctx,
 		[]store.Condition{{Key: p.o.Store.ClusterDataKey(), Revision: p.revision}},
 		[]store.Op{{Key: p.o.Store.ProxyKey(p.o.UID), Value: store.Encode(info), Lease: lease}})
@@ -195,7 +201,10 @@ func (p *Proxy) publish(ctx context.Context, info cluster.ProxyInfo, lease store
 // keepLease makes the lease good for ttl from now. There is no keep-alive in
 // the background: a stuck proxy must go silent (protocols.md P6).
 func (p *Proxy) keepLease(ctx context.Context, ttl time.Duration) (store.Lease, error) {
-	ctx, cancel := p.call(ctx)
-	defer cancel()
-	return p.lease.Keep(ctx, p.o.Store, ttl)
+	var lease store.Lease
+	err := p.reads.Ask(ctx, p.interval, func(ctx context.Context) (err error) {
+		lease, err = p.lease.Keep(ctx, p.o.Store, ttl)
+		return err
+	})
+	return lease, err
 }

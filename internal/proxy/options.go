@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"stolon/internal/clock"
+	"stolon/internal/cluster"
 	"stolon/internal/store"
 )
 
@@ -21,6 +22,9 @@ type Options struct {
 	KeepAlive     net.KeepAliveConfig // of client connections
 	HoldTimeout   time.Duration       // how long clients wait for a master; 0 not at all
 
+	// Lifeline, unless nil, is served for as long as this process runs.
+	Lifeline *cluster.Lifeline
+
 	// Listen, Dial and Resolve default to those of package net.
 	Listen  func(ctx context.Context, address string) (net.Listener, error)
 	Dial    func(ctx context.Context, address string) (net.Conn, error)
@@ -31,6 +35,6 @@ type Options struct {
 	NewUID  func() string
 	Log     *zap.Logger
 	Metrics prometheus.Registerer // nil for none
-	// StoreTimeout bounds each store call.
+	// StoreTimeout bounds each store call with its repetitions.
 	StoreTimeout time.Duration
 }

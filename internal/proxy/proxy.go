@@ -60,10 +60,11 @@ type Proxy struct {
 
 	interval, timeout time.Duration // in force: those of the last good check
 	lease             store.Held
-	checkAt           time.Duration // when the next check is due
-	expired           bool          // no good check within the deadline; nothing flows
-	failing           bool          // the last check failed
-	told              string        // where clients are led, as last logged
+	reads, writes     store.Patience // what a write takes says nothing of reads
+	checkAt           time.Duration  // when the next check is due
+	expired           bool           // no good check within the deadline; nothing flows
+	failing           bool           // the last check failed
+	told              string         // where clients are led, as last logged
 
 	noticed   chan struct{} // holds a token when the forwarder noticed something of the master
 	noticedAt time.Duration // when that was last published out of turn, or is to be
@@ -112,6 +113,7 @@ func New(o Options) (*Proxy, error) {
 		timeout:  defaults.Timeout,
 		expired:  true,
 	}
+	p.reads.Timeout, p.writes.Timeout = o.StoreTimeout, o.StoreTimeout
 	p.lastCheck.Store(never)
 	if err := p.register(o.Metrics); err != nil {
 		return nil, fmt.Errorf("proxy: metrics: %w", err)

@@ -650,12 +650,12 @@ func TestASlowAnswerGivesNoMoreTime(t *testing.T) {
 		c := w.wantLed(m1)
 		w.hooked(func(ctx context.Context, r memory.Request) error {
 			if r.Kind == memory.Commit && r.Stage == memory.After {
-				time.Sleep(4 * time.Second)
+				time.Sleep(2 * time.Second)
 				w.hooked(down)
 			}
 			return nil
 		})
-		// Sent at 5s, answered at 9s.
+		// Sent at 5s, answered at 7s.
 		w.pass(20*time.Second - 1)
 		w.wantAlive(c, true)
 		w.pass(20 * time.Second)
@@ -821,7 +821,7 @@ func TestTheKeyOutlivesThePromise(t *testing.T) {
 func TestAPromiseEndsBeforeItsLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.proxy.o.StoreTimeout = time.Minute
+		w.proxy.reads.Timeout = 10 * time.Minute // the call isn't abandoned
 		w.backend.Backend.(*memory.Client).SetTimeout(time.Minute)
 		w.put(data(1))
 		w.hooked(func(_ context.Context, r memory.Request) error {

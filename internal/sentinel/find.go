@@ -39,14 +39,15 @@ func (s *Sentinel) find(ctx context.Context, ask *decide.Ask, revision int64) {
 }
 
 func (s *Sentinel) ping(ctx context.Context, ask decide.Ask, revision int64) error {
-	ctx, cancel := s.call(ctx)
-	defer cancel()
 	ping := *ask.Ping
 	ping.Nonce = s.o.NewUID()
 	sent := s.o.Clock()
-	_, err := s.o.Store.Commit(ctx,
-		[]store.Condition{{Key: s.o.Store.ClusterDataKey(), Revision: revision}, s.candidacy.Leading()},
-		[]store.Op{{Key: s.o.Store.ExtKey(cluster.ExtPings + ask.Keeper), Value: store.Encode(ping), Lease: s.candidacy.Lease()}})
+	err := s.write(ctx, func(ctx context.Context) error {
+		_, err := s.o.Store.Commit(ctx,
+			[]store.Condition{{Key: s.o.Store.ClusterDataKey(), Revision: revision}, s.candidacy.Leading()},
+			[]store.Op{{Key: s.o.Store.ExtKey(cluster.ExtPings + ask.Keeper), Value: store.Encode(ping), Lease: s.candidacy.Lease()}})
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,12 @@ type Options struct {
 	// InitialSpec, where not nil, is written when the store has no cluster data.
 	InitialSpec *cluster.Spec
 
-	// Dial connects by TCP; nil: as package net does.
+	// Lifeline, unless nil, is served for as long as this process runs. Host is
+	// that of lifeline.Host.
+	Lifeline *cluster.Lifeline
+	Host     string
+
+	// Dial connects by TCP; nil: as lifeline.Dial does.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 
 	Store   *store.Client
@@ -29,6 +34,6 @@ type Options struct {
 	Pick    func(n int) int // a random number in [0, n)
 	Log     *zap.Logger
 	Metrics prometheus.Registerer // nil for none
-	// StoreTimeout bounds each store call.
+	// StoreTimeout bounds each store call with its repetitions.
 	StoreTimeout time.Duration
 }

@@ -13,7 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"stolon/internal/cluster"
+	"stolon/internal/lifeline"
 	"stolon/internal/sentinel/decide"
 	"stolon/internal/store"
 )
@@ -45,9 +46,14 @@ type Sentinel struct {
 	changes <-chan store.Change
 	mem     decide.Memory
 
+	// What a write takes says nothing of reads, nor of renewals.
+	reads, writes store.Patience
+
 	candidacy store.Candidacy
 	leading   bool
 	info      store.Held
+	published published
+	lifelines *lifeline.Holder // to the proxies and the other sentinels
 
 	set   cluster.Settings // of setOf
 	setOf []byte           // cluster data as stored; nil: none decoded yet
@@ -73,11 +79,10 @@ func New(o Options) (*Sentinel, error) {
 		return nil, errors.New("sentinel: StoreTimeout must be positive")
 	}
 	if o.Dial == nil {
-		o.Dial = func(ctx context.Context, address string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", address)
-		}
+		o.Dial = lifeline.Dial
 	}
-	s := &Sentinel{o: o, log: o.Log, told: map[string]bool{}, storeOK: true}
+	s := &Sentinel{o: o, log: o.Log, told: map[string]bool{}, storeOK: true, lifelines: lifeline.NewHolder(o.Dial)}
+	s.reads.Timeout, s.writes.Timeout = o.StoreTimeout, o.StoreTimeout
 	if err := s.metrics.register(o.Metrics, s); err != nil {
 		return nil, fmt.Errorf("sentinel: metrics: %w", err)
 	}
@@ -89,6 +94,7 @@ func New(o Options) (*Sentinel, error) {
 func (s *Sentinel) Run(ctx context.Context) error {
 	s.log.Info("sentinel uid", zap.String("uid", s.o.UID))
 	s.changes = s.o.Store.Watch(ctx, s.o.Store.Base())
+	defer s.lifelines.Close()
 	defer s.leave()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -106,6 +112,8 @@ func (s *Sentinel) Run(ctx context.Context) error {
 			}
 			s.take(ch)
 		case <-elected:
+		case uid := <-s.lifelines.Exited():
+			s.exited(ctx, uid)
 		case <-timer.C:
 		}
 		s.drain()
@@ -157,15 +165,20 @@ func (s *Sentinel) step(ctx context.Context) {
 	}
 }
 
-// call bounds one store call.
-func (s *Sentinel) call(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, s.o.StoreTimeout)
+// write makes a write that was decided on what was read. One that hangs is
+// abandoned; whether it has happened shows the next read (protocols.md C7).
+func (s *Sentinel) write(ctx context.Context, do func(context.Context) error) error {
+	return s.writes.Once(ctx, s.interval(), do)
+}
+
+// interval within which the loop must get on: when a store call hangs, neither
+// the session nor a heartbeat is late.
+func (s *Sentinel) interval() time.Duration {
+	return min(s.settings().SleepInterval.Duration, sessionTTL/3)
 }
 
 // renew enters the election or keeps the session alive.
 func (s *Sentinel) renew(ctx context.Context) {
-	cctx, cancel := s.call(ctx)
-	defer cancel()
 	s.renewAt = s.o.Clock() + sessionTTL/3
 	if s.candidacy == nil {
 		// The waiting goes on for as long as Run does; only the entry is bounded.
@@ -180,7 +193,7 @@ func (s *Sentinel) renew(ctx context.Context) {
 		return
 	}
 	sent := s.o.Clock()
-	err := s.candidacy.Lease().Renew(cctx)
+	err := s.reads.Ask(ctx, s.interval(), s.candidacy.Lease().Renew)
 	s.called(sent)
 	switch {
 	case errors.Is(err, store.ErrLeaseLost):
@@ -215,32 +228,57 @@ func (s *Sentinel) noteElected() {
 }
 
 // heartbeat publishes that this sentinel is there. It is a quorum request, so
-// its success also tells that the store is.
+// its success also tells that the store is. A leader, whose passes read, does
+// without as long as what it published stands.
 func (s *Sentinel) heartbeat(ctx context.Context) {
-	cctx, cancel := s.call(ctx)
-	defer cancel()
 	set := s.settings()
 	s.heartbeatAt = s.o.Clock() + set.SleepInterval.Duration
 	sent := s.o.Clock()
-	err := s.publish(cctx, max(2*set.SleepInterval.Duration, store.MinTTL))
+	written := false
+	err := s.writes.Ask(ctx, s.interval(), func(ctx context.Context) (err error) {
+		written, err = s.publish(ctx)
+		return err
+	})
 	s.called(sent)
 	if err != nil {
 		s.storeError("publish sentinel info", err)
 		s.heartbeatAt = min(s.heartbeatAt, s.o.Clock()+retryAfter)
 		return
 	}
-	s.storeAnswers()
-	s.mem = decide.Contact(s.mem, set, sent)
+	if written {
+		s.storeAnswers()
+		s.mem = decide.Contact(s.mem, set, sent)
+	}
 }
 
-func (s *Sentinel) publish(ctx context.Context, ttl time.Duration) error {
-	lease, err := s.info.Keep(ctx, s.o.Store, ttl)
+func (s *Sentinel) publish(ctx context.Context) (written bool, err error) {
+	ttl := max(2*s.settings().SleepInterval.Duration, store.MinTTL)
+	lease, err := s.info.Alive(ctx, s.o.Store, ttl, s.o.Clock())
 	if err != nil {
-		return err
+		return false, err
 	}
-	info := cluster.SentinelInfo{UID: s.o.UID, InfoUID: s.o.NewUID(), Problems: s.problem}
-	_, err = s.o.Store.Commit(ctx, nil, []store.Op{{Key: s.o.Store.SentinelKey(s.o.UID), Value: store.Encode(info), Lease: lease}})
-	return err
+	key := s.o.Store.SentinelKey(s.o.UID)
+	kv, there := s.mirror.Get(key)
+	if s.leading && there && kv.Revision == s.published.revision && lease == s.published.lease && slices.Equal(s.problem, s.published.problem) {
+		return false, nil
+	}
+	info := cluster.SentinelInfo{UID: s.o.UID, InfoUID: s.o.NewUID(), Problems: s.problem, Lifeline: s.o.Lifeline}
+	revision, err := s.o.Store.Commit(ctx, nil, []store.Op{{Key: key, Value: store.Encode(info), Lease: lease}})
+	if errors.Is(err, store.ErrLeaseLost) {
+		s.info.Forget()
+	}
+	if err != nil {
+		return false, err
+	}
+	s.published = published{revision: revision, lease: lease, problem: s.problem}
+	return true, nil
+}
+
+// published is what a sentinel's info key was last written with.
+type published struct {
+	revision int64
+	lease    store.Lease
+	problem  []string
 }
 
 // pass looks at the cluster and, while leading, takes the next step. What the
@@ -250,12 +288,13 @@ func (s *Sentinel) pass(ctx context.Context, fresh bool) {
 	if !s.mirror.Synced() {
 		return
 	}
+	st := s.o.Store.Decode(s.mirror.Snapshot())
+	s.hold(st)
 	if !s.leading {
-		s.follow(ctx)
+		s.follow(ctx, st)
 		return
 	}
 	if !fresh {
-		st := s.o.Store.Decode(s.mirror.Snapshot())
 		now := s.o.Clock()
 		view, ok := s.view(st)
 		if ok {
@@ -280,8 +319,7 @@ func (s *Sentinel) pass(ctx context.Context, fresh bool) {
 }
 
 // follow keeps the memory of a sentinel that doesn't lead.
-func (s *Sentinel) follow(ctx context.Context) {
-	st := s.o.Store.Decode(s.mirror.Snapshot())
+func (s *Sentinel) follow(ctx context.Context, st *store.State) {
 	if st.Data == nil && st.DataErr == nil && s.o.InitialSpec != nil {
 		if err := s.act(ctx); err != nil && !errors.Is(err, store.ErrConflict) {
 			s.storeError("create the cluster data", err)
@@ -295,19 +333,21 @@ func (s *Sentinel) follow(ctx context.Context) {
 
 // act reads everything, decides, and writes.
 func (s *Sentinel) act(ctx context.Context) error {
-	cctx, cancel := s.call(ctx)
-	defer cancel()
 	// What is judged is judged at the time the question was sent; what is seen
 	// is seen when the answer came. Each errs on the safe side.
 	sent := s.o.Clock()
-	st, err := s.o.Store.State(cctx)
+	var st *store.State
+	err := s.reads.Ask(ctx, s.interval(), func(ctx context.Context) (err error) {
+		st, err = s.o.Store.State(ctx)
+		return err
+	})
 	took := s.called(sent)
 	if err != nil {
 		return err
 	}
 	s.storeAnswers()
 	if st.Data == nil && st.DataErr == nil {
-		return s.create(cctx, st)
+		return s.create(ctx, st)
 	}
 	view, ok := s.view(st)
 	if !ok {
@@ -324,7 +364,11 @@ func (s *Sentinel) act(ctx context.Context) error {
 		s.find(ctx, d.Ask, st.DataRevision)
 		return nil
 	}
-	if _, err := s.o.Store.PutClusterData(cctx, d.Data, st.DataRevision, []store.Condition{s.candidacy.Leading()}, s.extOps(d.Ext)...); err != nil {
+	err = s.write(ctx, func(ctx context.Context) error {
+		_, err := s.o.Store.PutClusterData(ctx, d.Data, st.DataRevision, []store.Condition{s.candidacy.Leading()}, s.extOps(d.Ext)...)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	if d.Death {
@@ -344,7 +388,11 @@ func (s *Sentinel) create(ctx context.Context, st *store.State) error {
 		return nil
 	}
 	cd := cluster.New(s.o.NewUID(), s.o.InitialSpec, s.o.Wall())
-	if _, err := s.o.Store.PutClusterData(ctx, cd, st.DataRevision, nil); err != nil {
+	err := s.write(ctx, func(ctx context.Context) error {
+		_, err := s.o.Store.PutClusterData(ctx, cd, st.DataRevision, nil)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	s.log.Info("cluster data created from the initial cluster spec", zap.String("cluster", cd.Cluster.UID))
@@ -428,13 +476,11 @@ func (s *Sentinel) view(st *store.State) (decide.View, bool) {
 
 // settings of the cluster as last seen.
 func (s *Sentinel) settings() cluster.Settings {
-	for _, kv := range s.mirror.Snapshot().KVs {
-		if kv.Key != s.o.Store.ClusterDataKey() {
-			continue
-		}
-		if bytes.Equal(kv.Value, s.setOf) {
-			return s.set
-		}
+	kv, ok := s.mirror.Get(s.o.Store.ClusterDataKey())
+	if ok && bytes.Equal(kv.Value, s.setOf) {
+		return s.set
+	}
+	if ok {
 		if cd, err := store.DecodeClusterData(kv.Value); err == nil && cd != nil && cd.Check() == nil {
 			s.set, s.setOf = cd.Cluster.Spec.Settings(), kv.Value
 			return s.set

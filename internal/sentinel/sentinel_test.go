@@ -29,16 +29,24 @@ type room struct {
 	mu     sync.Mutex
 	writes map[string]int // commits by client and key
 	cut    map[string]bool
+	hangs  func(memory.Request) bool // nil, or whether a request shall hang
+
+	storeTimeout time.Duration
 }
 
 func newRoom(t *testing.T) *room {
 	core, logs := observer.New(zapcore.InfoLevel)
-	return &room{t: t, srv: memory.New(), start: time.Now(), logs: logs, log: zap.New(core), writes: map[string]int{}, cut: map[string]bool{}}
+	return &room{t: t, srv: memory.New(), start: time.Now(), logs: logs, log: zap.New(core), writes: map[string]int{}, cut: map[string]bool{}, storeTimeout: time.Second}
 }
 
 // hook counts writes and lets nothing of a cut off client through.
 func (r *room) hook(ctx context.Context, q memory.Request) error {
 	r.mu.Lock()
+	if r.hangs != nil && r.hangs(q) {
+		r.mu.Unlock()
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	defer r.mu.Unlock()
 	if r.cut[q.Client] {
 		return fmt.Errorf("%s is cut off", q.Client)
@@ -86,7 +94,7 @@ func (r *room) sentinel(uid string) (stop func()) {
 		Store: store.NewClient(r.srv.Client(uid, r.hook), "stolon/cluster", "test"),
 		Clock: func() time.Duration { return time.Since(r.start) }, Wall: time.Now,
 		NewUID: func() string { n++; return fmt.Sprintf("%s-%d", uid, n) }, Pick: func(int) int { return 0 },
-		Log: r.log, StoreTimeout: time.Second,
+		Log: r.log, StoreTimeout: r.storeTimeout,
 	})
 	if err != nil {
 		r.t.Fatal(err)
@@ -168,12 +176,20 @@ func TestQuietClusterWritesHeartbeatsOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoom(t)
 		stop := r.sentinel("s1")
-		time.Sleep(20 * time.Second)
+		time.Sleep(time.Second)
+		stop2 := r.sentinel("s2")
+		time.Sleep(22 * time.Second) // between two heartbeats
 		before := r.logs.Len()
-		writes := r.written("s1")
+		writes, leads, follows := r.written("s1"), r.beats("s1"), r.beats("s2")
 		time.Sleep(10 * time.Minute)
 		if got := r.written("s1"); got != writes {
 			t.Errorf("%d more writes of the cluster data in ten quiet minutes", got-writes)
+		}
+		if leads, follows = r.beats("s1")-leads, r.beats("s2")-follows; leads != 0 || follows != 120 {
+			t.Errorf("the leader wrote %d heartbeats in ten quiet minutes and the follower %d, want none, as it reads, and 120", leads, follows)
+		}
+		if kv, err := r.client().Get(t.Context(), r.client().SentinelKey("s1")); err != nil || kv == nil {
+			t.Errorf("the leader's info is %v, %v", kv, err)
 		}
 		for _, e := range r.logs.All()[before:] {
 			if e.Level >= zapcore.InfoLevel {
@@ -181,6 +197,7 @@ func TestQuietClusterWritesHeartbeatsOnly(t *testing.T) {
 			}
 		}
 		stop()
+		stop2()
 	})
 }
 
@@ -188,6 +205,8 @@ func TestShorterSleepIntervalCountsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoom(t)
 		stop := r.sentinel("s1")
+		time.Sleep(time.Second)
+		stop2 := r.sentinel("s2")          // it follows
 		time.Sleep(100 * time.Millisecond) // by the default of 5 s it is quiet until 5 s
 		err := r.client().Update(t.Context(), func(cd *cluster.ClusterData) error {
 			cd.Cluster.Spec.SleepInterval = &cluster.Duration{Duration: time.Second}
@@ -197,10 +216,11 @@ func TestShorterSleepIntervalCountsAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(4 * time.Second)
-		if got := r.beats("s1"); got < 4 {
+		if got := r.beats("s2"); got < 4 {
 			t.Errorf("%d heartbeats in 4 s of which each should have one", got)
 		}
 		stop()
+		stop2()
 	})
 }
 
@@ -219,6 +239,32 @@ func TestSentinelTellsOnceThatTheStoreIsAway(t *testing.T) {
 		}
 		if told != 1 {
 			t.Errorf("told %d times in five minutes, want once", told)
+		}
+		stop()
+	})
+}
+
+// The info of a leader stays although it writes it no more: it is there again
+// when somebody deleted it or its lease was lost.
+func TestALeadersInfoIsPutBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoom(t)
+		stop := r.sentinel("s1")
+		key := r.client().SentinelKey("s1")
+		for name, lose := range map[string]func(){
+			"deleted": func() {
+				if _, err := r.client().Commit(t.Context(), nil, []store.Op{{Key: key, Delete: true}}); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"its lease ended": r.srv.ExpireAll,
+		} {
+			time.Sleep(20 * time.Second)
+			lose()
+			time.Sleep(16 * time.Second)
+			if kv, err := r.client().Get(t.Context(), key); err != nil || kv == nil {
+				t.Errorf("%s: the info is %v, %v", name, kv, err)
+			}
 		}
 		stop()
 	})

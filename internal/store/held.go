@@ -9,8 +9,9 @@ import (
 // Held is the lease under which a process keeps its info key. One goroutine
 // uses it at a time; the zero value holds none yet.
 type Held struct {
-	lease Lease
-	ttl   time.Duration
+	lease   Lease
+	ttl     time.Duration
+	renewed time.Duration // by the clock of Alive's caller; 0: it was Keep
 }
 
 // Keep returns the lease, good for ttl from some moment between call and
@@ -33,6 +34,19 @@ func (h *Held) Keep(ctx context.Context, b Backend, ttl time.Duration) (Lease, e
 	}
 	h.lease, h.ttl = l, ttl
 	return l, nil
+}
+
+// Alive returns the lease, kept for ttl no longer than a third of that before
+// now: what is written often needs no renewal each time.
+func (h *Held) Alive(ctx context.Context, b Backend, ttl, now time.Duration) (Lease, error) {
+	if h.lease != nil && h.ttl == ttl && h.renewed != 0 && now-h.renewed < ttl/3 {
+		return h.lease, nil
+	}
+	l, err := h.Keep(ctx, b, ttl)
+	if err == nil {
+		h.renewed = now
+	}
+	return l, err
 }
 
 // Forget makes the next Keep grant: a write has found that the lease was lost.

@@ -31,6 +31,12 @@ func (m *Mirror) Apply(ch Change) {
 // Synced reports whether the mirror has seen a first snapshot.
 func (m *Mirror) Synced() bool { return m.synced }
 
+// Get returns the key as the mirror holds it, if it does.
+func (m *Mirror) Get(key string) (KV, bool) {
+	kv, ok := m.kvs[key]
+	return kv, ok
+}
+
 // Snapshot returns what the mirror holds.
 func (m *Mirror) Snapshot() Snapshot {
 	return Snapshot{KVs: sortedKVs(m.kvs), Revision: m.revision}

@@ -20,6 +20,10 @@ var ErrConflict = errors.New("the store changed since it was read")
 // the holder grants a new one.
 var ErrLeaseLost = errors.New("lease lost")
 
+// ErrOutcome reports a write that was sent again after an answer was lost, and
+// then failed: maybe because of itself. The caller reads what became of it.
+var ErrOutcome = errors.New("an answer was lost and it is not known whether the write happened")
+
 // A KV is one key with its value. Revision is the key's modification
 // revision: it changes with every write of the key and is never reused within
 // one store history. Revisions of one backend grow over time.
@@ -124,6 +128,12 @@ type Backend interface {
 	Campaign(ctx context.Context, prefix, uid string, ttl time.Duration) (Candidacy, error)
 	// Leader returns the uid of the elected candidate, "" when there is none.
 	Leader(ctx context.Context, prefix string) (string, error)
+	// Depose ends the session of the candidate uid, with all that its lease
+	// holds, as if its TTL were over; the next candidate leads. It is for a
+	// candidate that has exited (protocols.md S15). One that lives learns it at
+	// its next Renew. A uid that is no candidate is no error. Where waiting
+	// candidates leave no trace in the store, only the elected one is found.
+	Depose(ctx context.Context, prefix, uid string) error
 	// Close ends the watches and candidacies (without resigning), waits for
 	// their goroutines and releases the client's connections.
 	Close() error

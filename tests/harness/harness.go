@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"stolon/internal/cluster"
+	"stolon/internal/postgresql/wal"
 	"stolon/internal/store"
 	"stolon/internal/store/open"
 	"stolon/tests/servers"
@@ -71,17 +72,27 @@ type Options struct {
 	Proxies   int
 	Spec      Spec // nil is Quick(nil)
 	Members   int  // of the store; 0 is 1
+	// TLS names another store, and the files that everybody needs for it.
+	TLS *TLS
 	// Early is called before the first process but the store's starts.
 	Early func(*Cluster)
 	// Keeper is called for each keeper before it starts.
 	Keeper func(*Keeper)
 	// Flags that every process gets; by default --store-timeout=1s.
 	Flags []string
+	// Relays puts one between each process and the store.
+	Relays bool
 	// Hurry doesn't wait: Start returns when all processes are started.
 	Hurry bool
 	// Place is where the process of this name runs: "store", "keeper0",
 	// "sentinel0", "proxy0" and so on. By default all run in servers.Here.
 	Place func(name string) servers.Place
+}
+
+// TLS is a store that demands certificates and what satisfies it.
+type TLS struct {
+	Server                    *servers.Store
+	CAFile, CertFile, KeyFile string
 }
 
 // A Cluster is everything that belongs to one.
@@ -96,10 +107,11 @@ type Cluster struct {
 	Proxies   []*Proxy
 	Password  string // of the superuser
 
-	t     testing.TB
-	flags []string
-	spec  string // its file
-	place func(name string) servers.Place
+	t      testing.TB
+	flags  []string
+	relays bool
+	spec   string // its file
+	place  func(name string) servers.Place
 }
 
 // A Sentinel is a sentinel process.
@@ -113,7 +125,7 @@ type Sentinel struct {
 // Start starts the sentinel.
 func (s *Sentinel) Start() {
 	s.t.Helper()
-	args := s.c.storeFlags()
+	args := s.c.storeFlags(s.Relay)
 	if s.InitialSpec != "" {
 		args = append(args, "--initial-cluster-spec="+s.InitialSpec)
 	}
@@ -134,7 +146,7 @@ type Proxy struct {
 // Start starts the proxy.
 func (p *Proxy) Start() {
 	p.t.Helper()
-	p.start(override(append(p.c.storeFlags(), "--listen-address="+p.place.Address, "--port="+p.Port), p.Flags)...)
+	p.start(override(append(p.c.storeFlags(p.Relay), "--listen-address="+p.place.Address, "--port="+p.Port), p.Flags)...)
 }
 
 // UID of the last run, from its log.
@@ -160,10 +172,10 @@ func uidIn(p *Process, msg string) string {
 // New starts a store and returns a cluster without processes.
 func New(t testing.TB) *Cluster {
 	t.Helper()
-	return newOn(t, servers.StartStore(t, 1))
+	return newOn(t, servers.StartStore(t, 1), &TLS{})
 }
 
-func newOn(t testing.TB, members []*servers.Store) *Cluster {
+func newOn(t testing.TB, members []*servers.Store, files *TLS) *Cluster {
 	t.Helper()
 	c := &Cluster{
 		Name: "test", Password: SuperuserPassword, Dir: t.TempDir(), t: t, Server: members[0], Members: members, flags: []string{"--store-timeout=1s"},
@@ -174,7 +186,10 @@ func newOn(t testing.TB, members []*servers.Store) *Cluster {
 			t.Fatal(err)
 		}
 	}
-	b, err := open.Backend(open.Config{Backend: c.Server.Backend, Endpoints: servers.Endpoints(c.Members), Timeout: 2 * time.Second})
+	b, err := open.Backend(open.Config{
+		Backend: c.Server.Backend, Endpoints: servers.Endpoints(c.Members), Timeout: 2 * time.Second,
+		CAFile: files.CAFile, CertFile: files.CertFile, KeyFile: files.KeyFile,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,21 +208,11 @@ func newOn(t testing.TB, members []*servers.Store) *Cluster {
 // and every proxy leads to the master.
 func Start(t testing.TB, o Options) *Cluster {
 	t.Helper()
-	store := servers.Here
-	if o.Place != nil {
-		store = o.Place("store")
-	}
-	c := newOn(t, servers.StartStoreAt(t, store, max(o.Members, 1)))
-	if o.Place != nil {
-		c.place = o.Place
-	}
-	if o.Flags != nil {
-		c.flags = o.Flags
-	}
+	c := o.cluster(t)
 	if o.Spec == nil {
 		o.Spec = Quick(nil)
 	}
-	c.spec = c.WriteSpec(o.Spec)
+	c.spec, c.relays = c.WriteSpec(o.Spec), o.Relays
 	if o.Early != nil {
 		o.Early(c)
 	}
@@ -235,6 +240,31 @@ func Start(t testing.TB, o Options) *Cluster {
 	return c
 }
 
+// cluster has the store that the options name and no process yet.
+func (o Options) cluster(t testing.TB) *Cluster {
+	t.Helper()
+	var c *Cluster
+	if o.TLS == nil {
+		at := servers.Here
+		if o.Place != nil {
+			at = o.Place("store")
+		}
+		c = newOn(t, servers.StartStoreAt(t, at, max(o.Members, 1)), &TLS{})
+	} else {
+		c = newOn(t, []*servers.Store{o.TLS.Server}, o.TLS)
+	}
+	if o.Place != nil {
+		c.place = o.Place
+	}
+	if o.Flags != nil {
+		c.flags = o.Flags
+	}
+	if o.TLS != nil {
+		c.flags = append(slices.Clone(c.flags), "--store-ca-file="+o.TLS.CAFile, "--store-cert-file="+o.TLS.CertFile, "--store-key="+o.TLS.KeyFile)
+	}
+	return c
+}
+
 // WriteSpec writes a spec to a file of its own and returns its name.
 func (c *Cluster) WriteSpec(s Spec) string {
 	c.t.Helper()
@@ -252,6 +282,7 @@ func (c *Cluster) WriteSpec(s Spec) string {
 func (c *Cluster) AddSentinel(initialSpec string) *Sentinel {
 	name := "sentinel" + strconv.Itoa(len(c.Sentinels))
 	s := &Sentinel{Process: newProcess(c.t, c.Dir, c.place(name), name, os.Getenv("STSENTINEL_BIN")), InitialSpec: initialSpec, c: c}
+	s.Relay = c.relay()
 	c.Sentinels = append(c.Sentinels, s)
 	return s
 }
@@ -264,6 +295,7 @@ func (c *Cluster) AddKeeper() *Keeper {
 		Process: newProcess(c.t, c.Dir, c.place(uid), uid, os.Getenv("STKEEPER_BIN")), UID: uid,
 		Port: strconv.Itoa(servers.Port(c.t)), DataDir: filepath.Join(c.Dir, uid), c: c,
 	}
+	k.Relay = c.relay()
 	c.t.Cleanup(k.destroy)
 	c.Keepers = append(c.Keepers, k)
 	return k
@@ -274,13 +306,26 @@ func (c *Cluster) AddProxy() *Proxy {
 	c.t.Helper()
 	name := "proxy" + strconv.Itoa(len(c.Proxies))
 	p := &Proxy{Process: newProcess(c.t, c.Dir, c.place(name), name, os.Getenv("STPROXY_BIN")), Port: strconv.Itoa(servers.Port(c.t)), c: c}
+	p.Relay = c.relay()
 	c.Proxies = append(c.Proxies, p)
 	return p
 }
 
+// relay is what a new process gets.
+func (c *Cluster) relay() *servers.Relay {
+	if !c.relays {
+		return nil
+	}
+	return servers.StartRelay(c.t, c.Server)
+}
+
 // storeFlags are the flags that all programs share.
-func (c *Cluster) storeFlags() []string {
-	return append([]string{"--cluster-name=" + c.Name, "--store-backend=" + c.Server.Backend, "--store-endpoints=" + servers.Endpoints(c.Members)}, c.flags...)
+func (c *Cluster) storeFlags(by *servers.Relay) []string {
+	endpoints := servers.Endpoints(c.Members)
+	if by != nil {
+		endpoints = by.Endpoint
+	}
+	return append([]string{"--cluster-name=" + c.Name, "--store-backend=" + c.Server.Backend, "--store-endpoints=" + endpoints}, c.flags...)
 }
 
 func (c *Cluster) passwordFile(role string) string { return filepath.Join(c.Dir, role+".password") }
@@ -290,7 +335,7 @@ func (c *Cluster) RunCtl(stdin string, args ...string) (stdout, stderr string, c
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Getenv("STCTL_BIN"), append(c.storeFlags(), args...)...)
+	cmd := exec.CommandContext(ctx, os.Getenv("STCTL_BIN"), append(c.storeFlags(nil), args...)...)
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
 	var exit *exec.ExitError
@@ -304,7 +349,7 @@ func (c *Cluster) RunCtl(stdin string, args ...string) (stdout, stderr string, c
 func (c *Cluster) StartCtl(args ...string) *Process {
 	c.t.Helper()
 	p := newProcess(c.t, c.Dir, servers.Here, "stolonctl", os.Getenv("STCTL_BIN"))
-	p.start(append(c.storeFlags(), args...)...)
+	p.start(append(c.storeFlags(nil), args...)...)
 	return p
 }
 
@@ -525,22 +570,32 @@ func (c *Cluster) AwaitRoute(timeout time.Duration, k *Keeper) {
 }
 
 // AwaitCaughtUp waits until the standbys have replayed all that the master has
-// and the cluster data shows all at one position, so that a failover has them
-// to choose from.
+// and their keepers have reported so, so that a failover has them to choose
+// from. The cluster data may show that late, as positions alone aren't written.
 func (c *Cluster) AwaitCaughtUp(timeout time.Duration, master *Keeper, standbys ...*Keeper) {
 	c.t.Helper()
 	want := master.SQL().Query("select pg_current_wal_lsn()")
 	for _, s := range standbys {
 		s.SQL().AwaitQuery(timeout, "select pg_last_wal_replay_lsn() >= '"+want+"'", "true")
 	}
-	c.AwaitData(timeout, "the standbys have reported the master's position", func(cd *cluster.ClusterData) bool {
-		m := cd.DBOf(master.UID)
+	position, err := wal.ParseLSN(want)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	Await(c.t, timeout, "the standbys have reported the master's position, "+want, func() (string, bool) {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		st, err := c.Store.State(ctx)
+		if err != nil {
+			return err.Error(), false
+		}
 		for _, s := range standbys {
-			if db := cd.DBOf(s.UID); db == nil || m == nil || db.Status.XLogPos < m.Status.XLogPos {
-				return false
+			rep := st.Keepers[s.UID].PostgresState
+			if rep == nil || rep.XLogPos < uint64(position) {
+				return fmt.Sprintf("%s reports %+v", s.UID, rep), false
 			}
 		}
-		return true
+		return "", true
 	})
 }
 

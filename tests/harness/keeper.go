@@ -41,7 +41,7 @@ func (k *Keeper) Start() {
 }
 
 func (k *Keeper) args() []string {
-	usual := append(k.c.storeFlags(),
+	usual := append(k.c.storeFlags(k.Relay),
 		"--uid="+k.UID, "--data-dir="+k.DataDir, "--pg-bin-path="+PGBin(),
 		"--pg-listen-address="+k.place.Address, "--pg-port="+k.Port,
 		"--pg-su-username="+Superuser, "--pg-su-passwordfile="+k.c.passwordFile("su"),

@@ -23,6 +23,8 @@ const stopTime = 40 * time.Second
 // write to one log.
 type Process struct {
 	Name string
+	// Relay lies between it and the store; nil: nothing does.
+	Relay *servers.Relay
 
 	t     testing.TB
 	place servers.Place

@@ -111,6 +111,10 @@ func (w within) Campaign(ctx context.Context, prefix, uid string, ttl time.Durat
 	return w.Backend.Campaign(ctx, w.prefix+prefix, uid, ttl)
 }
 
+func (w within) Depose(ctx context.Context, prefix, uid string) error {
+	return w.Backend.Depose(ctx, w.prefix+prefix, uid)
+}
+
 func (w within) Leader(ctx context.Context, prefix string) (string, error) {
 	return w.Backend.Leader(ctx, w.prefix+prefix)
 }

@@ -5,12 +5,14 @@ package integration
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"stolon/internal/store/open"
 	"stolon/tests/certs"
+	"stolon/tests/harness"
 	"stolon/tests/servers"
 )
 
@@ -99,5 +101,65 @@ func TestRenewedCertificatesNeedNoRestart(t *testing.T) {
 			}
 			eventuallyNil(t, "a read with what was renewed", func() error { _, err := b.Get(t.Context(), "some key"); return err })
 		})
+	}
+}
+
+// A whole cluster, stolonctl included, on a store that demands certificates.
+// While it runs the clients' certificate is renewed by another authority, and
+// the store, restarted, takes no other: nobody needs a restart.
+func TestAClusterOverTLS(t *testing.T) {
+	t.Parallel()
+	for backend, start := range map[string]func(testing.TB, string, string, string) *servers.Store{"etcd": servers.StartEtcdTLS, "consul": servers.StartConsulTLS} {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			servedBy, first := certs.New(t, dir, "servers"), certs.New(t, dir, "clients")
+			serverCert, serverKey := servedBy.Sign("server")
+			cert, key := first.Sign("client")
+			server := start(t, serverCert, serverKey, first.File)
+			c := harness.Start(t, harness.Options{Keepers: 2, Sentinels: 2, Proxies: 1,
+				TLS: &harness.TLS{Server: server, CAFile: servedBy.File, CertFile: cert, KeyFile: key}})
+			db := c.Proxies[0].SQL()
+			db.Query("create table rows (n int primary key)")
+			db.Query("insert into rows values (1)")
+
+			before := c.Data()
+			renewClients(t, server, first, cert, key, servedBy.File)
+			if out := c.Ctl("status"); !strings.Contains(out, "keeper1") {
+				t.Errorf("stolonctl status with the renewed certificate:\n%s", out)
+			}
+			c.AwaitHealthy(soon, 2)
+			if after := c.Data(); after.Cluster.Status.Master != before.Cluster.Status.Master {
+				t.Errorf("the renewal cost a failover: %s, then %s", harness.Summary(before), harness.Summary(after))
+			}
+			db.Query("insert into rows values (2)")
+
+			master, standbys := c.Roles()
+			c.AwaitCaughtUp(soon, master, standbys...)
+			master.KillBoth()
+			c.AwaitAnother(soon, master)
+			db.AwaitQuery(soon, "insert into rows values (3) on conflict (n) do update set n = 3 returning n", "3")
+			db.AwaitQuery(soon, "select string_agg(n::text, ',' order by n) from rows", "1,2,3")
+		})
+	}
+}
+
+// renewClients puts a certificate of another authority in the place of the
+// clients' and restarts the server so that it takes only such.
+func renewClients(t *testing.T, server *servers.Store, old *certs.Authority, cert, key, serverCA string) {
+	t.Helper()
+	dir := t.TempDir()
+	next := certs.New(t, dir, "clients")
+	nextCert, nextKey := next.Sign("client")
+	wasCert, wasKey := filepath.Join(dir, "was.crt"), filepath.Join(dir, "was.key")
+	for _, move := range [][2]string{{cert, wasCert}, {key, wasKey}, {nextCert, cert}, {nextKey, key}, {next.File, old.File}} {
+		if err := os.Rename(move[0], move[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server.Restart()
+	conf := open.Config{Backend: server.Backend, Endpoints: server.Endpoint, Timeout: 2 * time.Second, CAFile: serverCA, CertFile: wasCert, KeyFile: wasKey}
+	if err := getOver(t, conf); err == nil {
+		t.Errorf("a read with the certificate of before succeeds")
 	}
 }

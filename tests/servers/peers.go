@@ -132,25 +132,8 @@ func (j *junction) forward(c net.Conn, to *Store) {
 		return
 	}
 	var ends sync.WaitGroup
-	ends.Go(func() { j.move(server, io.MultiReader(&head, c), from, to) })
-	ends.Go(func() { j.move(c, server, from, to) })
+	pass := func() bool { j.pass(from, to); return true }
+	ends.Go(func() { move(server, io.MultiReader(&head, c), pass) })
+	ends.Go(func() { move(c, server, pass) })
 	ends.Wait()
-}
-
-// move moves bytes until one side ends, and then ends both.
-func (j *junction) move(dst net.Conn, src io.Reader, from string, to *Store) {
-	defer dst.Close()
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := src.Read(buf)
-		if n > 0 {
-			j.pass(from, to)
-			if _, err := dst.Write(buf[:n]); err != nil {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
 }

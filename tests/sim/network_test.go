@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -19,13 +21,14 @@ type network struct {
 	// How many faults cut the pair; pairs are kept in one order.
 	cuts      map[[2]string]int
 	changed   chan struct{}
+	lies      map[[2]string]int // how many faults end the connections of the pair in order
 	listeners map[string]*listener
 	conns     map[*conn]struct{}
 	dials     map[string]uint64
 }
 
 func newNetwork(s *sim) *network {
-	return &network{s: s, cuts: map[[2]string]int{}, changed: make(chan struct{}), listeners: map[string]*listener{}, conns: map[*conn]struct{}{}, dials: map[string]uint64{}}
+	return &network{s: s, cuts: map[[2]string]int{}, lies: map[[2]string]int{}, changed: make(chan struct{}), listeners: map[string]*listener{}, conns: map[*conn]struct{}{}, dials: map[string]uint64{}}
 }
 
 func pair(a, b string) [2]string {
@@ -64,7 +67,42 @@ func (n *network) cut(pairs ...[2]string) (heal func()) {
 		n.noteChange()
 	}
 	add(1)
-	return func() { add(-1) }
+	healLies := func() {}
+	if n.s.plant.silenceEnds {
+		healLies = n.lie(slices.DeleteFunc(slices.Clone(pairs), func(p [2]string) bool {
+			return !strings.HasPrefix(p[0], "proxy") || !strings.HasPrefix(p[1], "sentinel")
+		})...)
+	}
+	return func() { add(-1); healLies() }
+}
+
+// lie is a box between pairs that ends their connections with a FIN and refuses
+// others until the returned function is called, though both ends live.
+func (n *network) lie(pairs ...[2]string) (heal func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range pairs {
+		n.lies[p]++
+		for c := range n.conns {
+			if pair(c.node, c.peer) == p && c.ended == nil {
+				c.ended = io.EOF
+				c.in.signal()
+			}
+		}
+	}
+	return func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		for _, p := range pairs {
+			n.lies[p]--
+		}
+	}
+}
+
+func (n *network) lying(a, b string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.lies[pair(a, b)] > 0
 }
 
 // A segment is bytes on their way, or the end of them.
@@ -376,6 +414,9 @@ func (n *network) connect(ctx context.Context, p *proc, node, peer, address stri
 			return nil, err
 		}
 		changed := n.change()
+		if n.lying(node, peer) {
+			return nil, fmt.Errorf("dial %s: %w", address, syscall.ECONNREFUSED)
+		}
 		if n.reachable(node, peer) {
 			break
 		}

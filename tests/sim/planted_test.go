@@ -30,6 +30,8 @@ type plant struct {
 	store    func(*proc, store.Backend) store.Backend
 	instance func(*proc, keeper.Instance) keeper.Instance
 	clock    func(*proc, clock.Clock) clock.Clock
+	// silenceEnds: a lifeline that is cut counts as one that has ended.
+	silenceEnds bool
 }
 
 func (p *proc) clockOf() clock.Clock {
@@ -49,8 +51,11 @@ var always = map[string]uint64{
 	"check without atomicity":            1200,
 	"an end before all is replayed":      30,
 	"deadline from the answer":           30,
+	"a deposed leader writes":            1,
 	"death without a question":           1,
+	"down as soon as it is told":         1,
 	"rollback without a read":            1,
+	"silence of a lifeline is its end":   1,
 	"switchover before all is shipped":   1,
 	"frozen clock":                       60,
 	"known without generation":           1,

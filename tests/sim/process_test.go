@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
+	"stolon/internal/cluster"
 	"stolon/internal/keeper"
+	"stolon/internal/lifeline"
 	"stolon/internal/postgresql"
 	"stolon/internal/postgresql/conf"
 	"stolon/internal/postgresql/wal"
@@ -120,12 +123,43 @@ func (p *proc) listen(_ context.Context, address string) (net.Listener, error) {
 	return p.s.network.listen(p, address)
 }
 
+// nets are where processes without an instance have their lifelines.
+var nets = map[string]string{"10.1.0.": "proxy", "10.2.0.": "sentinel"}
+
+// lifeline serves that of the process.
+func (p *proc) lifeline(uid string) *cluster.Lifeline {
+	for net, kind := range nets {
+		if kind != p.kind {
+			continue
+		}
+		at := fmt.Sprintf("%s%d:7000", net, p.n)
+		l, err := p.listen(p.life, at)
+		if err != nil {
+			p.s.trace("%s has no lifeline: %v", p.id, err)
+			break
+		}
+		p.s.wg.Go(func() { lifeline.Serve(l, uid) })
+		return &cluster.Lifeline{Address: at}
+	}
+	return nil
+}
+
+// nodeAt is whose address it is.
+func nodeAt(ip string) string {
+	for net, kind := range nets {
+		if n, ok := strings.CutPrefix(ip, net); ok {
+			return kind + n
+		}
+	}
+	return ip
+}
+
 func (p *proc) dial(ctx context.Context, address string) (net.Conn, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
-	c, err := p.s.network.dial(ctx, p, p.name, host, address)
+	c, err := p.s.network.dial(ctx, p, p.name, nodeAt(host), address)
 	if err != nil {
 		return nil, err // not a nil *conn in an interface
 	}

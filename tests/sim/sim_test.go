@@ -446,8 +446,9 @@ func (s *sim) bootKeeper(p *proc) error {
 }
 
 func (s *sim) bootSentinel(p *proc) error {
+	uid := p.uid()
 	x, err := sentinel.New(sentinel.Options{
-		UID: p.uid(), InitialSpec: &s.plan.settings, Store: p.store(), Clock: p.clockOf(), Wall: time.Now, NewUID: p.uid,
+		UID: uid, Lifeline: p.lifeline(uid), InitialSpec: &s.plan.settings, Store: p.store(), Clock: p.clockOf(), Wall: time.Now, NewUID: p.uid,
 		Pick: func(n int) int { return int(p.draw("pick") % uint64(n)) }, Dial: p.dial, Log: s.log.Named(p.id), StoreTimeout: storeTimeout,
 	})
 	if err != nil {
@@ -459,8 +460,9 @@ func (s *sim) bootSentinel(p *proc) error {
 }
 
 func (s *sim) bootProxy(p *proc) error {
+	uid := p.uid()
 	x, err := proxy.New(proxy.Options{
-		UID: p.uid(), ListenAddress: p.name, Port: proxyPort, StopListening: p.n == 2, HoldTimeout: time.Duration(p.n-1) * 5 * time.Second,
+		UID: uid, Lifeline: p.lifeline(uid), ListenAddress: p.name, Port: proxyPort, StopListening: p.n == 2, HoldTimeout: time.Duration(p.n-1) * 5 * time.Second,
 		Listen:  p.listen,
 		Dial:    p.dial,
 		Resolve: func(ctx context.Context, host string) (string, error) { return host, nil },

@@ -96,6 +96,11 @@ func (p *pass) confirmedDead(db *cluster.DB) bool {
 	return q.dead && q.db == db.UID && p.streamsFrom(db, q.began) == ""
 }
 
+// knownDead: the DB is dead by the word of somebody who knows.
+func (p *pass) knownDead(db *cluster.DB) bool {
+	return p.confirmedDead(db) || p.startsInVain(db, p.report(db))
+}
+
 // dies takes the next step of an inquiry into the death of the master that the
 // proxies lead to. It reports whether that is confirmed.
 func (p *pass) dies(master *cluster.DB) bool {
@@ -128,7 +133,8 @@ func (p *pass) dies(master *cluster.DB) bool {
 		p.wakeAt(q.refused[0] + dialGap)
 		return false
 	}
-	if why := p.seenAlive(master, q.began); why != "" {
+	if why, until := p.seenAlive(master, q.began); why != "" {
+		p.wakeAt(until)
 		p.wait(Warn, "master suspected dead, but", Event{DB: master.UID, Keeper: k.UID, Why: why})
 		return false
 	}
@@ -157,15 +163,26 @@ func (p *pass) suspecting(master *cluster.DB) []string {
 	return out
 }
 
-// seenAlive tells who has seen the master live since then, "" for nobody.
-func (p *pass) seenAlive(master *cluster.DB, since time.Duration) string {
+// seenAlive tells who has seen the master live since then, "" for nobody, and
+// until when that counts if nothing more is seen; 0: as long as it is said. A
+// proxy that is refused now may have heard the last words of a backend, which
+// ends when it notices that its postmaster has died: what it heard counts for
+// the time of a window. One that isn't refused was let in.
+func (p *pass) seenAlive(master *cluster.DB, since time.Duration) (why string, until time.Duration) {
 	for _, uid := range cluster.SortedKeys(p.mem.proxies) {
 		s := p.mem.proxies[uid]
-		if s.info.MasterSeen > 0 && s.since-s.info.MasterSeen > since {
-			return "proxy " + uid + " has heard of it meanwhile"
+		heard := s.since - s.info.MasterSeen
+		if s.info.MasterSeen == 0 || heard <= since {
+			continue
+		}
+		if s.info.Suspect != master.UID {
+			return "proxy " + uid + " has heard of it meanwhile", 0
+		}
+		if until = heard + window; p.Boot <= until {
+			return "proxy " + uid + " has just heard of it", until
 		}
 	}
-	return p.streamsFrom(master, since)
+	return p.streamsFrom(master, since), 0
 }
 
 // streamsFrom tells which standby reports since then that it streams from the

@@ -91,6 +91,7 @@ type ElectionRecord struct {
 	Timeline            uint64   `json:"timeline"`         // the timeline it left
 	Previous            string   `json:"previous"`         // the master before it
 	Routed              bool     `json:"routed,omitempty"` // clients were led to it
+	Cut                 int64    `json:"cut,omitempty"`    // the proxies' generation, by which nobody was led anywhere
 }
 
 // ForkedRecord says why a DB is marked.

@@ -58,7 +58,7 @@ func (p *pass) replaceMaster(master *cluster.DB, why string) {
 		p.event(Warn, "master failed, cutting the proxies off", at)
 		return
 	}
-	if !p.cutDone() {
+	if !p.cutDone(master) {
 		return
 	}
 	cands = p.final(cands)
@@ -244,6 +244,7 @@ func (p *pass) elect(db, master *cluster.DB, why string) {
 		SynchronousStandbys: db.Spec.SynchronousStandbys,
 		Timeline:            db.Status.TimelineID,
 		Previous:            master.UID,
+		Cut:                 p.cd.Proxy.Generation,
 	}
 }
 

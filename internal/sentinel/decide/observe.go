@@ -57,6 +57,7 @@ type proxySight struct {
 	since   time.Duration // infoUID first seen
 	proven  bool          // infoUID was seen to change, or to appear
 	present bool
+	exited  bool // its lifeline has ended
 	info    cluster.ProxyInfo
 }
 
@@ -128,6 +129,18 @@ func Contact(mem Memory, set cluster.Settings, now time.Duration) Memory {
 		mem = out
 	}
 	mem.read, mem.lastRead = true, now
+	return mem
+}
+
+// Exited returns mem with the news that the process uid has exited, by its
+// lifeline. What it published last is known by then, so anything newer shows
+// that it lives.
+func Exited(mem Memory, uid string) Memory {
+	if s, ok := mem.proxies[uid]; ok {
+		mem.proxies = maps.Clone(mem.proxies)
+		s.exited = true
+		mem.proxies[uid] = s
+	}
 	return mem
 }
 

@@ -30,13 +30,14 @@ func (p *pass) expiry(s proxySight) time.Duration {
 
 // cutDone reports whether every proxy that could lead somewhere has cut: it
 // published the present generation, whose route is empty, or is past its own
-// deadline (protocols.md S4). A proxy that lives but never applies is waited
-// for and shouted about, never skipped.
-func (p *pass) cutDone() bool {
+// deadline (protocols.md S4), or has exited, while the master is dead
+// (protocols.md S5). A proxy that lives but never applies is waited for and
+// shouted about, never skipped.
+func (p *pass) cutDone(master *cluster.DB) bool {
 	done := true
 	for _, uid := range cluster.SortedKeys(p.mem.proxies) {
 		s := p.mem.proxies[uid]
-		if s.present && s.info.Generation == p.cd.Proxy.Generation {
+		if s.present && s.info.Generation == p.cd.Proxy.Generation || s.exited && p.knownDead(master) {
 			continue
 		}
 		at := p.expiry(s)
@@ -74,7 +75,7 @@ func (p *pass) route(master *cluster.DB) bool {
 			p.wait(Info, "waiting for the master to serve before leading proxies to it", at)
 			return false
 		}
-		if !p.returns(master) && !p.cutDone() {
+		if !p.returns(master) && !p.cutForElection(master) && !p.cutDone(master) {
 			return false
 		}
 		px.Spec.MasterDBUID = master.UID
@@ -87,6 +88,13 @@ func (p *pass) route(master *cluster.DB) bool {
 	at.Why = "they lead to another db than the elected master"
 	p.event(Warn, "cutting the proxies off", at)
 	return true
+}
+
+// cutForElection: when the master was elected nobody was led anywhere, and
+// since then nobody can have been: no check succeeds with an older route.
+func (p *pass) cutForElection(master *cluster.DB) bool {
+	r := p.election(master)
+	return r != nil && r.Cut != 0 && r.Cut == p.cd.Proxy.Generation
 }
 
 // returns: clients were cut from this very master and nobody was elected since,

@@ -65,6 +65,7 @@ var update = flag.Bool("update", false, "write the outcome of the scripts into t
 //	uptime UID...
 //	seen UID...        proxies hear of the master all the time
 //	unseen UID...
+//	hears UID...       proxies hear of the master now
 //	streams UID...     the standby says that it streams, whatever its master does
 //	slow D             what a store call takes
 //	switchover [UID]   stolonctl switchover, to that keeper
@@ -137,7 +138,10 @@ type fakeKeeper struct {
 	swapped                                bool
 }
 
-type fakeProxy struct{ silent, suspects, seen bool }
+type fakeProxy struct {
+	silent, suspects, seen bool
+	heard                  time.Duration // when it heard of the master; 0: not
+}
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
@@ -241,6 +245,10 @@ func (w *world) command(f []string, rest string) {
 				px.suspects = f[0] == "suspect"
 			}
 		}
+	case "hears":
+		for _, uid := range args {
+			w.fakes[uid].heard = w.now
+		}
 	case "refuses", "hangs", "accepts":
 		each(func(k *fakeKeeper) { k.dials = f[0] })
 	case "pongs":
@@ -281,6 +289,11 @@ func (w *world) command(f []string, rest string) {
 			} else {
 				w.fakes[uid].silent = f[0] == "silence"
 			}
+		}
+	case "exited":
+		for _, uid := range args {
+			w.fakes[uid].silent = true
+			w.mem = Exited(w.mem, uid)
 		}
 	case "stop":
 		for _, uid := range args {
@@ -382,6 +395,9 @@ func (w *world) report() {
 				ProxyTimeout: 15 * time.Second, Features: []cluster.Feature{cluster.AtomicCheck}}
 			if w.fakes[uid].suspects {
 				info.Suspect = w.cd.Proxy.Spec.MasterDBUID
+			}
+			if at := w.fakes[uid].heard; at != 0 {
+				info.MasterSeen = max(w.now-at, 1)
 			}
 			if w.fakes[uid].seen {
 				info.MasterSeen = 10 * time.Millisecond

@@ -20,7 +20,7 @@ const (
 	nearlyThere = 1 << 20  // bytes left to replay when the proxies cut
 
 	// How long the phases may take.
-	cuttingLimit  = 5 * time.Second
+	cuttingLimit  = time.Second
 	stoppingLimit = 7 * time.Second // the keeper gives up after 5 s and says so
 	answerLimit   = time.Second     // of a failed master's keeper, for its word
 	shippingLimit = 5 * time.Second
@@ -78,7 +78,7 @@ func (p *pass) switchover(master *cluster.DB) bool {
 	case cluster.Preparing:
 		return p.preparing(master, target, st, took)
 	case cluster.Cutting:
-		return p.cutting(st, took)
+		return p.cutting(master, st, took)
 	case cluster.Stopping:
 		return p.stopping(master, target, st, took)
 	case cluster.Shipping:
@@ -167,7 +167,7 @@ func (p *pass) mayHandOver(master *cluster.DB, req *cluster.SwitchoverRequest) (
 		return nil, fmt.Sprintf("recovery_min_apply_delay (%s) holds back what a standby replays, while nobody could write; set it to 0 first", delay), false
 	}
 	if uid := p.unsureProxy(); uid != "" && !req.Force {
-		return nil, fmt.Sprintf("proxy %s is silent or of 0.17 and would have to be waited for while nobody can write; --force does so", uid), false
+		return nil, fmt.Sprintf("proxy %s is silent or of 0.17: its clients would see the change only when it looks at the store again; --force goes on all the same", uid), false
 	}
 	cands := p.candidates(master)
 	if req.Target == "" {
@@ -260,22 +260,15 @@ func (p *pass) preparing(master, target *cluster.DB, st *cluster.Switchover, too
 	return true
 }
 
-func (p *pass) cutting(st *cluster.Switchover, took time.Duration) bool {
-	limit := cuttingLimit
-	switch {
-	case st.Failed:
-		limit = 0 // as long as it takes: without it there is no election either
-	case st.Force:
-		limit = max(limit, st.Timeout)
-	}
-	if p.cutDone() {
+// cutting waits for the proxies, but not long: the old master is shut down
+// next, and one that hasn't cut leads to nothing then. The old master's keeper
+// starts it as a primary again only when the leader says so or has lost its
+// lead, and neither elects any more by what it knew (protocols.md S6, W1).
+func (p *pass) cutting(master *cluster.DB, st *cluster.Switchover, took time.Duration) bool {
+	if p.cutDone(master) || took > cuttingLimit {
 		p.nextPhase(st, cluster.Stopping)
-		return true
 	}
-	if limit != 0 && took > limit {
-		return p.rollBack(st, fmt.Sprintf("a proxy did not cut within %s", limit))
-	}
-	p.wakeAt(p.mem.handover.since + limit)
+	p.wakeAt(p.mem.handover.since + cuttingLimit)
 	return true
 }
 

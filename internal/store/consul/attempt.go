@@ -18,8 +18,9 @@ const retryPause = 100 * time.Millisecond
 
 // attempts does one request within the request timeout. It tries again when
 // an attempt failed for a reason that another one may not have: no connection,
-// no leader. Each has half of what is left at most, as a connection that died
-// unseen answers nothing and the next attempt makes a new one. It reports
+// no leader. Each has half of what is left, and no less than a tenth of the
+// whole, as a connection that died unseen answers nothing and the next attempt
+// makes a new one. It reports
 // whether an earlier attempt ended without an answer, so may have been done
 // too.
 func (b *Backend) attempts(ctx context.Context, what string, do func(context.Context) error) (lost bool, err error) {
@@ -32,7 +33,7 @@ func (b *Backend) attempts(ctx context.Context, what string, do func(context.Con
 			return lost, fmt.Errorf("consul: %s: %w", what, context.Canceled)
 		}
 		end, _ := ctx.Deadline()
-		attempt, cancel := context.WithTimeout(ctx, max(time.Until(end)/2, retryPause))
+		attempt, cancel := context.WithTimeout(ctx, max(time.Until(end)/2, b.timeout/10))
 		err := do(attempt)
 		cancel()
 		if err == nil {
@@ -46,6 +47,7 @@ func (b *Backend) attempts(ctx context.Context, what string, do func(context.Con
 		}
 		if !errors.As(err, new(*statusError)) {
 			b.disturbed()
+			b.http.CloseIdleConnections() // they may lead nowhere either
 		}
 		if last == nil || !errors.Is(err, context.DeadlineExceeded) {
 			last = err // the end of the time is less telling than what came before

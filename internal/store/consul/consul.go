@@ -57,10 +57,6 @@ func (b *Backend) List(ctx context.Context, prefix string) (store.Snapshot, erro
 	return snap, err
 }
 
-// errOutcome is the end of a commit that was sent again after an answer was
-// lost and then failed: maybe because of itself.
-var errOutcome = errors.New("an answer was lost and it is not known whether the write happened")
-
 // Commit implements store.Backend. Consul takes up to 64 steps, two for each
 // put, and 512 KiB of JSON, in which values are a third longer.
 //
@@ -81,7 +77,7 @@ func (b *Backend) Commit(ctx context.Context, conds []store.Condition, ops []sto
 		return err
 	})
 	if lost && errors.As(err, new(*refusal)) {
-		return 0, fmt.Errorf("consul: %s: %w", what, errOutcome)
+		return 0, fmt.Errorf("consul: %s: %w", what, store.ErrOutcome)
 	}
 	return revision, err
 }

@@ -133,13 +133,34 @@ func (c *candidate) Resign(ctx context.Context) error {
 
 // Leader implements store.Backend.
 func (b *Backend) Leader(ctx context.Context, prefix string) (string, error) {
+	pair, err := b.leader(ctx, prefix)
+	if err != nil || pair == nil {
+		return "", err
+	}
+	return string(pair.Value), nil
+}
+
+// leader returns the key that the leader holds, nil when nobody leads.
+func (b *Backend) leader(ctx context.Context, prefix string) (*api.KVPair, error) {
 	var pair *api.KVPair
 	_, err := b.attempts(ctx, "read the leader at "+prefix, func(ctx context.Context) (err error) {
 		pair, _, err = b.client.KV().Get(prefix, consistent(ctx))
 		return err
 	})
 	if err != nil || pair == nil || pair.Session == "" {
-		return "", err
+		return nil, err
 	}
-	return string(pair.Value), nil
+	return pair, nil
+}
+
+// Depose implements store.Backend.
+func (b *Backend) Depose(ctx context.Context, prefix, uid string) error {
+	pair, err := b.leader(ctx, prefix)
+	if err == nil && pair != nil && string(pair.Value) == uid {
+		err = (&lease{b: b, id: pair.Session}).Revoke(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("depose %s: %w", uid, err)
+	}
+	return nil
 }

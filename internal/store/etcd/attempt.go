@@ -71,7 +71,21 @@ func (b *Backend) attempts(ctx context.Context, what string, do func(context.Con
 	}
 }
 
+// attempt asks one endpoint. One that nothing at all is heard of is hung up on,
+// so that its watches move too, and whoever asks it next does so by a new
+// connection: the old one may lead nowhere, while the endpoint, perhaps an
+// address with several members behind it, is there.
 func (b *Backend) attempt(ctx context.Context, n int, member int64, do func(context.Context, *clientv3.Client) error) error {
+	began, heard, shortest := time.Now(), b.lines[member].heard(), b.timeout/10
+	hangUp := func() {
+		if time.Since(began) >= shortest {
+			b.lines[member].hangUp(heard)
+		}
+	}
+	if end, ok := ctx.Deadline(); ok && len(b.clients) == 1 {
+		// Nobody else can be asked, so it has all the time as long as it lives.
+		defer time.AfterFunc(max(time.Until(end)/2, shortest), hangUp).Stop()
+	}
 	if len(b.clients) > 1 {
 		limit := min(longestAttempt, b.timeout/time.Duration(len(b.clients)))
 		if end, ok := ctx.Deadline(); ok && n >= len(b.clients) {
@@ -81,7 +95,11 @@ func (b *Backend) attempt(ctx context.Context, n int, member int64, do func(cont
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	return b.login.do(ctx, member, b.clients[member], do)
+	err := b.login.do(ctx, member, b.clients[member], do)
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		hangUp()
+	}
+	return err
 }
 
 // leave makes the endpoint after i the one in use, unless somebody did.

@@ -15,7 +15,7 @@ import (
 // members are endpoints of which the first one hangs and the others refuse
 // until they have elected.
 func members(n int, elected time.Duration) (*Backend, func(context.Context, *clientv3.Client) error) {
-	b := &Backend{timeout: 5 * time.Second}
+	b := &Backend{timeout: 5 * time.Second, lines: make([]line, n)}
 	for range n {
 		b.clients = append(b.clients, new(clientv3.Client))
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -51,4 +53,22 @@ func (b *Backend) Leader(ctx context.Context, prefix string) (string, error) {
 		return "", err
 	}
 	return string(resp.Kvs[0].Value), nil
+}
+
+// Depose implements store.Backend. The recipe's keys end with their lease.
+func (b *Backend) Depose(ctx context.Context, prefix, uid string) error {
+	snap, err := b.List(ctx, prefix+"/")
+	if err != nil {
+		return fmt.Errorf("depose %s: %w", uid, err)
+	}
+	for _, kv := range snap.KVs {
+		id, err := strconv.ParseInt(strings.TrimPrefix(kv.Key, prefix+"/"), 16, 64)
+		if err != nil || string(kv.Value) != uid {
+			continue
+		}
+		if err := (&lease{b: b, id: clientv3.LeaseID(id)}).Revoke(ctx); err != nil {
+			return fmt.Errorf("depose %s: %w", uid, err)
+		}
+	}
+	return nil
 }

@@ -49,10 +49,6 @@ func (b *Backend) List(ctx context.Context, prefix string) (store.Snapshot, erro
 	return toSnapshot(resp), nil
 }
 
-// errOutcome is the end of a commit that was sent again after an answer was
-// lost and then failed a condition: maybe because of itself.
-var errOutcome = errors.New("an answer was lost and it is not known whether the write happened")
-
 // Commit implements store.Backend.
 //
 // A commit whose answer is lost is sent again through the next endpoint. That
@@ -92,7 +88,7 @@ func (b *Backend) Commit(ctx context.Context, conds []store.Condition, ops []sto
 	leaseLost := errors.Is(err, rpctypes.ErrLeaseNotFound)
 	switch {
 	case lost && (leaseLost || err == nil && !resp.Succeeded):
-		return 0, fmt.Errorf("etcd: %s: %w", what, errOutcome)
+		return 0, fmt.Errorf("etcd: %s: %w", what, store.ErrOutcome)
 	case leaseLost:
 		return 0, fmt.Errorf("etcd: %s: %w", what, store.ErrLeaseLost)
 	case err != nil:

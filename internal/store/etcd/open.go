@@ -38,6 +38,7 @@ type Config struct {
 type Backend struct {
 	endpoints []string
 	clients   []*clientv3.Client // by endpoint; they connect when first used
+	lines     []line             // by endpoint
 	current   atomic.Int64       // the endpoint in use
 	login     *login             // nil without a user
 	timeout   time.Duration
@@ -67,8 +68,8 @@ func Open(c Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{endpoints: endpoints, login: login, timeout: c.Timeout}
-	for _, e := range endpoints {
+	b := &Backend{endpoints: endpoints, login: login, timeout: c.Timeout, lines: make([]line, len(endpoints))}
+	for i, e := range endpoints {
 		tlsConfig, err := c.TLS.Config(e)
 		if err != nil {
 			return nil, errors.Join(err, b.Close())
@@ -89,6 +90,7 @@ func Open(c Config) (*Backend, error) {
 					Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 					MinConnectTimeout: c.Timeout,
 				}),
+				grpc.WithContextDialer(b.lines[i].dial),
 				// A refused connection is an answer, not something to wait for.
 				grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 					return invoker(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)

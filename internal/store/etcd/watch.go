@@ -17,8 +17,9 @@ import (
 
 const (
 	retryWatch = 200 * time.Millisecond // between two watches, when one broke
-	// askAfter is how long a watch may be silent before etcd is asked whether
-	// it is still there. A stopped member doesn't close its connections.
+	// askAfter is how long a watch, and all else that goes by its connection, may
+	// be silent before etcd is asked whether it is still there. A stopped member
+	// doesn't close its connections.
 	askAfter = 3 * time.Second
 )
 
@@ -57,19 +58,19 @@ func (b *Backend) watchOnce(ctx context.Context, prefix string, out chan store.C
 	if err != nil {
 		return err
 	}
-	err = b.stream(with(ctx, token), b.clients[i], prefix, snap, out, func() bool { return b.current.Load() != i })
+	err = b.stream(with(ctx, token), i, prefix, snap, out)
 	if ctx.Err() == nil {
 		b.leave(i)
 	}
 	return err
 }
 
-// stream reports what changes after snap. It ends, too, when it has nothing to
-// report and requests have left its endpoint.
-func (b *Backend) stream(ctx context.Context, c *clientv3.Client, prefix string, snap store.Snapshot, out chan store.Change, left func() bool) error {
+// stream reports what changes after snap, as the member has it. It ends, too,
+// when it has nothing to report and requests have left that.
+func (b *Backend) stream(ctx context.Context, member int64, prefix string, snap store.Snapshot, out chan store.Change) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel() // ends the stream
-	stream, err := etcdserverpb.NewWatchClient(c.ActiveConnection()).Watch(ctx, grpc.MaxCallRecvMsgSize(math.MaxInt32))
+	stream, err := etcdserverpb.NewWatchClient(b.clients[member].ActiveConnection()).Watch(ctx, grpc.MaxCallRecvMsgSize(math.MaxInt32))
 	if err != nil {
 		return err
 	}
@@ -92,7 +93,7 @@ func (b *Backend) stream(ctx context.Context, c *clientv3.Client, prefix string,
 		for range responses { // until the receiver has gone
 		}
 	}()
-	asked := false
+	asked, heard := false, b.lines[member].heard()
 	for {
 		timer := time.NewTimer(askAfter)
 		select {
@@ -112,7 +113,17 @@ func (b *Backend) stream(ctx context.Context, c *clientv3.Client, prefix string,
 				store.Offer(out, toChange(resp.Events))
 			}
 		case <-timer.C:
-			if asked || left() {
+			before := heard
+			heard = b.lines[member].heard()
+			switch {
+			case b.current.Load() != member:
+				return errors.New("requests have left the watch's member")
+			case heard != before:
+				// Others talk by this connection: the member lives, and one that
+				// loses its leader ends its watches itself.
+				asked = false
+				continue
+			case asked:
 				return errors.New("the watch went silent")
 			}
 			asked = true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"stolon/internal/store"
@@ -48,4 +49,22 @@ func (c *Client) Leader(ctx context.Context, prefix string) (string, error) {
 		}
 	}
 	return string(leader.Value), nil
+}
+
+// Depose implements store.Backend, as etcd does.
+func (c *Client) Depose(ctx context.Context, prefix, uid string) error {
+	snap, err := c.List(ctx, prefix+"/")
+	if err != nil {
+		return fmt.Errorf("depose %s: %w", uid, err)
+	}
+	for _, kv := range snap.KVs {
+		var id int64
+		if _, err := fmt.Sscanf(strings.TrimPrefix(kv.Key, prefix+"/"), "%x", &id); err != nil || string(kv.Value) != uid {
+			continue
+		}
+		if err := (&clientLease{c: c, id: id}).Revoke(ctx); err != nil {
+			return fmt.Errorf("depose %s: %w", uid, err)
+		}
+	}
+	return nil
 }

@@ -90,6 +90,7 @@ var tests = []struct {
 	{"a lost session hands over", electionLoss},
 	{"a waiting candidate that resigns is passed over", electionSkip},
 	{"a candidate whose key was deleted learns it", electionKeyGone},
+	{"a leader that is deposed takes along what its session held", electionDepose},
 	{"only the leader's condition holds", electionCondition},
 	{"Leader of no election is empty", electionNobody},
 	{"the end of its context ends a candidacy's waiting", electionContext},
@@ -565,6 +566,31 @@ func electionKeyGone(t *testing.T, b store.Backend) {
 	wantErr(t, "a write of the deposed leader", err, store.ErrConflict)
 }
 
+func electionDepose(t *testing.T, b store.Backend) {
+	a, c := campaign(t, b, "a"), campaign(t, b, "c")
+	elected(t, a)
+	if _, err := b.Commit(t.Context(), []store.Condition{a.Leading()}, []store.Op{{Key: "t/held", Value: []byte("1"), Lease: a.Lease()}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Depose(t.Context(), "t/e", "nobody"); err != nil {
+		t.Errorf("Depose of nobody = %v", err)
+	}
+	wantLeader(t, b, "a")
+	start := time.Now()
+	if err := b.Depose(t.Context(), "t/e", "a"); err != nil {
+		t.Fatalf("Depose = %v", err)
+	}
+	elected(t, c)
+	if d := time.Since(start); d > ttl/3 {
+		t.Errorf("handed over after %s, want at once", d)
+	}
+	wantLeader(t, b, "c")
+	wantKeys(t, listOf(t, b, "t/held"))
+	wantErr(t, "Renew of the deposed leader", a.Lease().Renew(t.Context()), store.ErrLeaseLost)
+	_, err := b.Commit(t.Context(), []store.Condition{a.Leading()}, []store.Op{{Key: "t/out", Value: []byte("a")}})
+	wantErr(t, "a write of the deposed leader", err, store.ErrConflict)
+}
+
 func electionCondition(t *testing.T, b store.Backend) {
 	a, c := campaign(t, b, "a"), campaign(t, b, "c")
 	elected(t, a)
@@ -622,6 +648,7 @@ func cancelled(t *testing.T, b store.Backend) {
 		"Renew":  func() error { return l.Renew(ctx) },
 		"Revoke": func() error { return l.Revoke(ctx) },
 		"Leader": func() error { _, err := b.Leader(ctx, "t/e"); return err },
+		"Depose": func() error { return b.Depose(ctx, "t/e", "a") },
 		"Campaign": func() error {
 			_, err := b.Campaign(ctx, "t/e", "a", ttl)
 			return err

@@ -80,6 +80,16 @@ var faults = map[string]fault{
 		all.Wait()
 		return func() { p.Start(); s.Start(); m.Start() }
 	}},
+	// The same stand still, as if their machine were cut off: no port refuses, no
+	// connection ends.
+	"machine-silent": {do: func(_ *harness.Script, c *harness.Cluster) func() {
+		m, _ := c.Roles()
+		s, p := c.Leader(), c.Proxies[0]
+		m.Freeze()
+		s.Freeze()
+		p.Freeze()
+		return func() { p.Resume(); s.Resume(); m.Resume() }
+	}},
 }
 
 func names() []string { return slices.Sorted(maps.Keys(faults)) }

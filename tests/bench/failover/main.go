@@ -22,6 +22,7 @@ import (
 	"strings"
 	"time"
 
+	"stolon/internal/cluster"
 	"stolon/tests/harness"
 )
 
@@ -117,4 +118,9 @@ func settle(t *harness.Script, c *harness.Cluster) {
 		c.AwaitSynchronous(long)
 	}
 	c.Leader()
+	// A proxy that died counts until its last promise is over, also for sentinels
+	// that were started after its death.
+	c.AwaitData(long, "only the proxies that run are enabled", func(cd *cluster.ClusterData) bool {
+		return len(cd.Proxy.Spec.EnabledProxies) == *proxies
+	})
 }

@@ -13,11 +13,8 @@
 package main
 
 import (
-	"bufio"
 	"flag"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -25,6 +22,7 @@ import (
 
 	"stolon/internal/cluster"
 	"stolon/tests/harness"
+	"stolon/tests/servers"
 )
 
 var rest = flag.Duration("for", time.Minute, "how long to count")
@@ -39,61 +37,46 @@ func measure(t *harness.Script) {
 		Spec: harness.Spec{"initMode": "new", "pgParameters": harness.Parameters(nil)}})
 	c.AwaitData(time.Minute, "two proxies are enabled", func(cd *cluster.ClusterData) bool { return len(cd.Proxy.Spec.EnabledProxies) == 2 })
 	time.Sleep(20 * time.Second) // what the last changes caused is done
-	start := time.Now()
-	before := count(t, c)
+	start, before := time.Now(), count(t, c)
 	time.Sleep(*rest)
 	after, seconds := count(t, c), time.Since(start).Seconds()
-	after[connections] -= float64(len(c.Keepers)) // one reading's own, of each PostgreSQL
-	for _, name := range cluster.SortedKeys(after) {
-		if d := after[name] - before[name]; d > 0 || name == connections {
-			fmt.Printf("%-40s %9.2f/s\n", name, d/seconds)
-		}
+	at := after.store.Since(before.store)
+	for _, method := range cluster.SortedKeys(at.Requests) {
+		fmt.Printf("%-30s %9.2f/s\n", "requests "+method, at.Requests[method]/seconds)
 	}
+	fmt.Printf("%-30s %9.2f/s\n", "reads", at.Reads()/seconds)
+	fmt.Printf("%-30s %9.2f/s\n", "writes", at.Writes()/seconds)
+	fmt.Printf("%-30s %9.0f/s\n", "bytes to the store", at.Read/seconds)
+	fmt.Printf("%-30s %9.0f/s\n", "bytes from the store", at.Written/seconds)
+	// One reading's own, of each PostgreSQL.
+	connections := after.connections - before.connections - float64(len(c.Keepers))
+	fmt.Printf("%-30s %9.2f/s\n", "connections to PostgreSQL", connections/seconds)
+	fmt.Printf("%-30s %9.2f/s\n", "forks on the machine", (after.forks-before.forks)/seconds)
 }
 
-const connections = "connections to PostgreSQL"
+type counts struct {
+	store              servers.Counts
+	connections, forks float64
+}
 
 // count reads every counter. Reading costs one session of each PostgreSQL.
-func count(t *harness.Script, c *harness.Cluster) map[string]float64 {
+func count(t *harness.Script, c *harness.Cluster) counts {
 	t.Helper()
-	got := map[string]float64{}
-	resp, err := http.Get(c.Server.Endpoint + "/metrics")
-	if err != nil {
+	var got counts
+	var err error
+	if got.store, err = c.Server.Counts(); err != nil {
 		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	for lines.Scan() {
-		name, value, _ := strings.Cut(lines.Text(), " ")
-		for prefix, as := range map[string]string{
-			"grpc_server_msg_received_total":                "requests ",
-			"etcd_network_client_grpc_received_bytes_total": "bytes to the store",
-			"etcd_network_client_grpc_sent_bytes_total":     "bytes from the store",
-		} {
-			if strings.HasPrefix(name, prefix) {
-				if _, method, ok := strings.Cut(name, `grpc_method="`); ok {
-					method, _, _ = strings.Cut(method, `"`)
-					as += method
-				}
-				got[as] += number(t, value)
-			}
-		}
 	}
 	for _, k := range c.Keepers {
-		got[connections] += number(t, k.SQL().Query("select sum(sessions) from pg_stat_database"))
+		got.connections += number(t, k.SQL().Query("select sum(sessions) from pg_stat_database"))
 	}
-	stat, err := os.Open("/proc/stat")
+	stat, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stat.Close()
-	text, err := io.ReadAll(stat)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, forks, _ := strings.Cut(string(text), "\nprocesses ")
+	_, forks, _ := strings.Cut(string(stat), "\nprocesses ")
 	forks, _, _ = strings.Cut(forks, "\n")
-	got["forks on the machine"] = number(t, forks)
+	got.forks = number(t, forks)
 	return got
 }
 
