@@ -13,13 +13,16 @@ import (
 
 // A conflict is a transaction on a standby that replay waits for.
 type conflict struct {
-	read string // on the standby, from table old
-	idle bool   // when that is done; else it takes long
-	deed string // on the master
-	wait string // what PostgreSQL's recovery says that it waits for
+	read  string // on the standby, from table old
+	idle  bool   // when that is done; else it takes long
+	deed  string // on the master, once,
+	again string // and until replay waits
+	wait  string // what PostgreSQL's recovery says that it waits for
 }
 
-var vacuumed = conflict{read: "select count(*), pg_sleep(600) from old", deed: "delete from old; vacuum old", wait: "RecoveryConflictSnapshot"}
+// vacuumed: a vacuum removes nothing while any transaction on the master is in
+// the way.
+var vacuumed = conflict{read: "select count(*), pg_sleep(600) from old", deed: "delete from old", again: "vacuum old", wait: "RecoveryConflictSnapshot"}
 
 // conflicting starts a cluster of two whose standby's replay waits for a
 // transaction, for as long as that takes.
@@ -41,10 +44,12 @@ func conflicting(t *testing.T, x conflict) (c *harness.Cluster, w *harness.Write
 		reading.Go(func() { _, _ = standby.SQL().Try(5*time.Minute, x.read) }) // it is ended
 		standby.SQL().AwaitQuery(soon, "select count(*) from pg_stat_activity where wait_event = 'PgSleep'", "1")
 	}
-	for _, statement := range strings.Split(x.deed, "; ") {
-		master.SQL().Query(statement)
-	}
-	standby.SQL().AwaitQuery(soon, "select wait_event from pg_stat_activity where backend_type = 'startup'", x.wait)
+	master.SQL().Query(x.deed)
+	harness.Await(t, soon, "replay waits for "+x.wait, func() (string, bool) {
+		master.SQL().Query(x.again)
+		saw := standby.SQL().Query("select wait_event from pg_stat_activity where backend_type = 'startup'")
+		return saw, saw == x.wait
+	})
 	w = harness.StartWriter(c.Proxies[0].SQL())
 	w.AwaitRows(t, soon, 20)
 	return c, w, master, standby
@@ -56,9 +61,9 @@ func TestASwitchoverEndsWhatHoldsUpReplay(t *testing.T) {
 		"a query of removed rows": vacuumed,
 		"an idle transaction": {
 			read: "begin isolation level repeatable read; select count(*) from old", idle: true,
-			deed: vacuumed.deed, wait: vacuumed.wait,
+			deed: vacuumed.deed, again: vacuumed.again, wait: vacuumed.wait,
 		},
-		"a lock": {read: "begin; select count(*) from old; select pg_sleep(600)", deed: "alter table old add m int", wait: "relation"},
+		"a lock": {read: "begin; select count(*) from old; select pg_sleep(600)", deed: "alter table old add m int", again: "select 1", wait: "relation"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

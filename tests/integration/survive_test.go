@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"stolon/internal/cluster"
 	"stolon/tests/harness"
 )
 
@@ -68,7 +69,18 @@ func TestAKilledPostgresIsBackInAMoment(t *testing.T) {
 func TestAMasterThatDoesNotStartIsReplacedAtOnce(t *testing.T) {
 	type deed func(*testing.T, *harness.Cluster, *harness.Keeper)
 	patch := func(text string) deed {
-		return func(_ *testing.T, c *harness.Cluster, _ *harness.Keeper) { c.Patch(text) }
+		return func(_ *testing.T, c *harness.Cluster, _ *harness.Keeper) {
+			before := c.Data().Master().Generation
+			c.Patch(text)
+			c.AwaitData(soon, "every keeper has applied it", func(cd *cluster.ClusterData) bool {
+				for _, db := range cd.DBs {
+					if db.Status.CurrentGeneration != db.Generation {
+						return false
+					}
+				}
+				return cd.Master().Generation > before
+			})
+		}
 	}
 	const included = "operator.conf" // in the data directory
 	for name, tt := range map[string]struct{ spoil, mend deed }{
@@ -106,7 +118,7 @@ func TestAMasterThatDoesNotStartIsReplacedAtOnce(t *testing.T) {
 				if err := os.WriteFile(filepath.Join(k.PGDir(), included), []byte("work_mem = lots\n"), 0o600); err != nil {
 					t.Fatal(err)
 				}
-				c.Patch(`{"pgParameters":{"include_if_exists":"` + included + `"}}`)
+				patch(`{"pgParameters":{"include_if_exists":"`+included+`"}}`)(t, c, k)
 			},
 			mend: func(t *testing.T, _ *harness.Cluster, k *harness.Keeper) {
 				if err := os.Remove(filepath.Join(k.PGDir(), included)); err != nil {
@@ -116,9 +128,14 @@ func TestAMasterThatDoesNotStartIsReplacedAtOnce(t *testing.T) {
 		},
 		"a parameter": {
 			spoil: patch(`{"pgParameters":{"shared_preload_libraries":"there_is_none"}}`),
-			mend:  patch(`{"pgParameters":{"shared_preload_libraries":null}}`),
+			mend: func(_ *testing.T, c *harness.Cluster, _ *harness.Keeper) {
+				c.Patch(`{"pgParameters":{"shared_preload_libraries":null}}`)
+			},
 		},
-		"pg_hba.conf": {spoil: patch(`{"pgHBA":["nonsense"]}`), mend: patch(`{"pgHBA":null}`)},
+		"pg_hba.conf": {
+			spoil: patch(`{"pgHBA":["nonsense"]}`),
+			mend:  func(_ *testing.T, c *harness.Cluster, _ *harness.Keeper) { c.Patch(`{"pgHBA":null}`) },
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
