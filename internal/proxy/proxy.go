@@ -174,11 +174,14 @@ func (p *Proxy) drain(changes <-chan store.Change) bool {
 // notice has what the forwarder noticed of the master published at once, if
 // that wasn't done just before.
 func (p *Proxy) notice() {
-	if p.noticedAt == 0 || p.o.Clock() >= p.noticedAt+noticePause {
-		p.noticedAt = p.o.Clock()
-	} else {
+	switch now := p.o.Clock(); {
+	case p.noticedAt == 0 || now >= p.noticedAt+noticePause:
+		p.noticedAt = now
+	case now >= p.noticedAt:
 		p.noticedAt += noticePause
 	}
+	// Else it is to be published then already: news that comes faster must not
+	// put that off.
 	p.checkAt = min(p.checkAt, p.noticedAt)
 }
 
