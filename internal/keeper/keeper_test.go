@@ -748,14 +748,20 @@ func TestAShortDiskIsRefused(t *testing.T) {
 
 func TestARestartIsAnnounced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var downtime atomic.Bool
+		var downtime, unannounced atomic.Bool
 		b := newBench(t)
 		b.hook = func(_ context.Context, r memory.Request) error {
 			if r.Kind == memory.Commit && r.Stage == memory.After && strings.Contains(r.Key, "keepers/info") {
 				var i cluster.KeeperInfo
-				if err := json.Unmarshal(r.Ops[0].Value, &i); err == nil && i.Downtime != "" {
+				err := json.Unmarshal(r.Ops[0].Value, &i)
+				if err == nil && i.Downtime != "" {
 					downtime.Store(true)
 				}
+				b.pg.set(func() {
+					if err == nil && i.Downtime == "" && downtime.Load() && !b.pg.look.Running {
+						unannounced.Store(true)
+					}
+				})
 			}
 			return nil
 		}
@@ -771,6 +777,12 @@ func TestARestartIsAnnounced(t *testing.T) {
 		settle(20 * time.Second)
 		if !downtime.Load() {
 			t.Error("no downtime published")
+		}
+		if unannounced.Load() {
+			t.Error("a report while postgres is down doesn't say that this is meant")
+		}
+		if i := b.info(); i.Downtime != "" {
+			t.Errorf("once it runs again the report speaks of a downtime, %q", i.Downtime)
 		}
 		b.wantCalls("pending restart", "stop fast", "start", "reload")
 	})

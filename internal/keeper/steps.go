@@ -112,6 +112,7 @@ func (k *Keeper) within(ctx context.Context, d time.Duration) (context.Context, 
 func (k *Keeper) start(ctx context.Context, step decide.Step) error {
 	k.log.Info("starting postgres", zap.String("db", step.DB.UID), zap.String("as", string(step.Mode)))
 	err := k.launch(ctx, step)
+	k.set(func(s *shared) { s.downtime = "" })
 	if err != nil && ctx.Err() == nil {
 		k.set(func(s *shared) { s.failedStarts++ })
 	}
@@ -316,11 +317,12 @@ func (k *Keeper) changeSlots(ctx context.Context, step decide.Step) {
 }
 
 // restart stops the instance; the next step starts it. The cluster is told
-// before, so that nobody takes it for dead (protocols.md K11).
+// before, so that nobody takes it for dead, and until it was started, by every
+// report in between (protocols.md K11).
 func (k *Keeper) restart(ctx context.Context, step decide.Step) error {
 	k.set(func(s *shared) { s.downtime = step.Why })
-	defer k.set(func(s *shared) { s.downtime = "" })
 	if err := k.publish(ctx); err != nil {
+		k.set(func(s *shared) { s.downtime = "" })
 		return fmt.Errorf("not restarting, the cluster could not be told: %w", err)
 	}
 	k.log.Info("restarting postgres", zap.String("why", step.Why))

@@ -183,6 +183,8 @@ func (p *Proxy) notice() {
 	case now >= p.noticedAt:
 		p.noticedAt += noticePause
 	}
+	// Else it is to be published then already: news that comes faster must not
+	// put that off.
 	p.checkAt = min(p.checkAt, p.noticedAt)
 }
 

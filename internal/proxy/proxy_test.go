@@ -496,6 +496,30 @@ func TestAQuietClusterIsSilentAndAlive(t *testing.T) {
 
 // What ends the route, and the generation that is published then; the
 // connection must have ended before the publication was sent.
+// A master that refuses newcomers and is heard of all the time is told of all
+// the time: the sentinel counts on it while it asks (protocols.md S3).
+func TestNewsThatKeepsComingIsToldAllTheTime(t *testing.T) {
+	run(t, func(w *world) {
+		w.put(data(1))
+		w.pass(time.Second)
+		last, told := w.info().InfoUID, 0
+		for w.now() < 11*time.Second {
+			select {
+			case w.proxy.noticed <- struct{}{}:
+			default:
+			}
+			w.pass(w.now() + 10*time.Millisecond)
+			if now := w.info().InfoUID; now != last {
+				last = now
+				told++
+			}
+		}
+		if told < 90 || told > 110 {
+			t.Errorf("told %d times in 10s, want it each %s", told, noticePause)
+		}
+	})
+}
+
 func TestARouteThatEndsIsCutBeforeItIsSaid(t *testing.T) {
 	tests := []struct {
 		name  string

@@ -33,6 +33,7 @@ func (s *Sentinel) find(ctx context.Context, ask *decide.Ask, revision int64) {
 		}
 	}
 	if ask.Dial != "" {
+		s.look(ctx)
 		s.dial(ctx, ask.Dial)
 	}
 	s.passAt = s.o.Clock()
@@ -54,6 +55,21 @@ func (s *Sentinel) ping(ctx context.Context, ask decide.Ask, revision int64) err
 	s.mem = decide.Pinged(s.mem, ask.Keeper, ping, s.o.Clock())
 	s.called(sent)
 	return nil
+}
+
+// look notices whether the store answers, at each dial of the inquiry: one that
+// is away while the keeper should answer, and back when its time is over, would
+// be noticed by nobody.
+func (s *Sentinel) look(ctx context.Context) {
+	sent := s.o.Clock()
+	err := s.reads.Ask(ctx, s.interval(), func(ctx context.Context) error {
+		_, err := s.o.Store.Get(ctx, s.o.Store.ClusterDataKey())
+		return err
+	})
+	if err != nil {
+		s.storeError("look whether the store answers", err)
+	}
+	s.called(sent)
 }
 
 // dial tells whether the address refuses connections.

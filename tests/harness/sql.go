@@ -49,27 +49,41 @@ func (s Server) dsn() string {
 // Try runs one statement on a new connection and returns its rows, columns
 // separated by "|" and rows by newlines.
 func (s Server) Try(timeout time.Duration, statement string) (string, error) {
+	var out string
+	err := s.connect(timeout, func(conn *sql.Conn) error {
+		rows, err := conn.QueryContext(context.Background(), statement)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		out, err = text(rows)
+		return err
+	})
+	return out, err
+}
+
+// Connect begins a session and ends it.
+func (s Server) Connect(timeout time.Duration) error {
+	return s.connect(timeout, func(*sql.Conn) error { return nil })
+}
+
+func (s Server) connect(timeout time.Duration, use func(*sql.Conn) error) error {
 	c, err := pq.NewConnector(s.dsn())
 	if err != nil {
-		return "", err
+		return err
 	}
 	// A deadline rather than a context: lib/pq answers the end of a context by
 	// a cancel request, which ends a wait for synchronous replication.
 	c.Dialer(&deadlineDialer{timeout: timeout})
 	db := sql.OpenDB(c)
 	defer db.Close()
-	// Pinned, so that database/sql does not run the statement a second time.
+	// Pinned, so that database/sql does not run a statement a second time.
 	conn, err := db.Conn(context.Background())
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer conn.Close()
-	rows, err := conn.QueryContext(context.Background(), statement)
-	if err != nil {
-		return "", err
-	}
-	defer rows.Close()
-	return text(rows)
+	return use(conn)
 }
 
 // Hold runs statements on a connection that stays open until the test ends.

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"stolon/tests/certs"
 	"stolon/tests/harness"
 )
 
@@ -54,6 +57,66 @@ func TestClientsWaitOutAFailover(t *testing.T) {
 			}
 			c.AwaitRoute(20*time.Second, standbys[0])
 		})
+	}
+}
+
+// PostgreSQL that is killed under a living keeper is started again: meanwhile it
+// refuses connections, then takes them and tells everybody to come again, then
+// lets in stolon's own roles only. Whoever connects notices a pause.
+func TestClientsWaitOutARestartInPlace(t *testing.T) {
+	t.Parallel()
+	ca := certs.New(t, t.TempDir(), "authority")
+	cert, key := ca.Sign("server")
+	c := harness.Start(t, harness.Options{Keepers: 2, Proxies: 1, Spec: harness.Quick(harness.Spec{
+		"synchronousReplication": true,
+		"pgParameters":           harness.Parameters(map[string]string{"ssl": "on", "ssl_cert_file": cert, "ssl_key_file": key}),
+	})})
+	c.AwaitHealthy(2*soon, 2)
+	c.AwaitSynchronous(soon)
+	master, _ := c.Roles()
+	c.AwaitRoute(soon, master)
+	proxy := c.Proxies[0]
+	su := proxy.SQL()
+	su.Query("create role app login password 'app'")
+	su.Query("create table t as select generate_series(1, 300000) n") // to be replayed
+	app := su.As("app", "app")
+	kinds := map[string]harness.Server{"plain": app, "TLS": app.TLS(), "superuser": su, "superuser, TLS": su.TLS()}
+	for _, s := range kinds {
+		s.AwaitQuery(soon, "select 1", "1")
+	}
+
+	// Who is in the middle of it when the server ends hears of that, so nobody is.
+	mark := proxy.Mark()
+	master.KillPostgres()
+	over := make(chan struct{})
+	var clients sync.WaitGroup
+	var connects atomic.Int64
+	for name, s := range kinds {
+		for range 5 {
+			clients.Go(func() {
+				for {
+					if err := s.Connect(28 * time.Second); err != nil {
+						t.Errorf("%s: %v", name, err)
+						return
+					}
+					connects.Add(1)
+					select {
+					case <-over:
+						return
+					default:
+					}
+				}
+			})
+		}
+	}
+	proxy.AwaitLog(soon, mark, "the master accepts no connections, clients wait")
+	proxy.AwaitLog(2*soon, mark, "the master accepts connections again")
+	app.TLS().AwaitQuery(soon, "select 1", "1")
+	close(over)
+	clients.Wait()
+	t.Logf("%d connects", connects.Load())
+	if next, _ := c.Roles(); next != master {
+		t.Errorf("the master is %s, want %s to be restarted", next.UID, master.UID)
 	}
 }
 

@@ -501,6 +501,10 @@ func (s *sim) client(n int) {
 				continue
 			}
 			c.within = d.between(2*time.Second, 5*time.Second)
+			if err := postgresqltest.Login(c); err != nil {
+				drop()
+				continue
+			}
 		}
 		reading := d.chance(25)
 		ask := "R\n"

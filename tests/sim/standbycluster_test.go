@@ -54,8 +54,11 @@ func writeTo(i *postgresqltest.Instance, row int) {
 	client, server := net.Pipe()
 	defer client.Close()
 	i.Serve(server, fmt.Sprintf("outside %d", row))
-	if _, err := fmt.Fprintf(client, "I %d\n", row); err != nil {
+	if err := postgresqltest.Login(client); err != nil {
 		return // it is down
+	}
+	if _, err := fmt.Fprintf(client, "I %d\n", row); err != nil {
+		return
 	}
 	_, _ = client.Read(make([]byte, 64))
 }

@@ -1,7 +1,9 @@
 package postgresqltest
 
 import (
+	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strings"
@@ -10,7 +12,8 @@ import (
 	"stolon/internal/postgresql/wal"
 )
 
-// The client protocol: one line asks, one line answers.
+// The client protocol: a start-up as PostgreSQL's without a password, and then
+// one line asks, one line answers.
 //
 //	I <row>   A                       committed and acknowledged
 //	R         V <host> <index> <serial>   the last row that is visible; index -1: none
@@ -77,18 +80,17 @@ func (b *backend) run(pm *postmaster) {
 		return
 	}
 	b.i.w.mu.Lock()
-	refusal := ""
+	code, refusal := "57P03", ""
 	switch {
 	case pm.over():
 		refusal = "terminated"
 	case !pm.ready || pm.stopping:
 		refusal = "the database system is starting up or shutting down"
 	case !letsUsersIn(pm.config.HBA):
-		refusal = "no pg_hba.conf entry"
+		code, refusal = "28000", "no pg_hba.conf entry"
 	}
 	b.i.w.mu.Unlock()
-	if refusal != "" {
-		fmt.Fprintf(b.conn, "E %s\n", refusal)
+	if !b.begin(code, refusal) {
 		return
 	}
 	var buf [64]byte
@@ -124,6 +126,45 @@ func (b *backend) run(pm *postmaster) {
 			return // an orphan ends after its statement
 		}
 	}
+}
+
+// begin answers the client's start-up as PostgreSQL does, and reports whether
+// there is a session.
+func (b *backend) begin(code, refusal string) bool {
+	var head [8]byte
+	if _, err := io.ReadFull(b.conn, head[:]); err != nil {
+		return false
+	}
+	if _, err := io.CopyN(io.Discard, b.conn, int64(binary.BigEndian.Uint32(head[:]))-int64(len(head))); err != nil {
+		return false
+	}
+	if !b.pause(b.delay(50*time.Microsecond, 500*time.Microsecond)) {
+		return false
+	}
+	kind, body := "R", string([]byte{0, 0, 0, 0})
+	if refusal != "" {
+		kind, body = "E", "SFATAL\x00C"+code+"\x00M"+refusal+"\x00\x00"
+	}
+	answer := append([]byte(kind), binary.BigEndian.AppendUint32(nil, uint32(4+len(body)))...)
+	_, err := b.conn.Write(append(answer, body...))
+	return err == nil && refusal == ""
+}
+
+// Login begins a session on the connection with an instance, as a client does.
+func Login(conn io.ReadWriter) error {
+	body := "\x00\x03\x00\x00user\x00app\x00\x00"
+	if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(4+len(body))), body...)); err != nil {
+		return err
+	}
+	var answer [256]byte
+	n, err := conn.Read(answer[:])
+	if err != nil {
+		return err
+	}
+	if answer[0] != 'R' {
+		return fmt.Errorf("not let in: %q", answer[:n])
+	}
+	return nil
 }
 
 func (b *backend) read(pm *postmaster) string {

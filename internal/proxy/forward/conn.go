@@ -13,13 +13,18 @@ import (
 type pair struct {
 	f      *Forwarder
 	number uint64 // in the order they came
+	target string
 	epoch  uint64 // the pair may carry bytes only in this one
 	cancel context.CancelFunc
 
 	mu     sync.Mutex
-	client net.Conn // nil until the master is dialled: a cut leaves it alone until then
+	client net.Conn // nil while the master has not been dialled, or not answered: a cut leaves it alone
 	server net.Conn // nil until dialled
 	closed bool
+
+	// Of the goroutine that leads the client.
+	sure   bool   // the server was known to accept clients before it was dialled
+	answer *ahead // what the server says; nil: nothing was read ahead
 }
 
 // serve leads one client.
@@ -30,31 +35,35 @@ func (f *Forwarder) serve(client net.Conn) {
 		// A client that is already gone is found out by reading from it.
 		_ = c.SetKeepAliveConfig(f.o.KeepAlive)
 	}
-	p, why := f.lead(client)
+	c := &newcomer{f: f, conn: client, since: time.Now()}
+	p, why := f.lead(c)
 	if p == nil {
-		refuse(client, why)
+		c.refuse(why)
 		return
 	}
 	defer f.forget(p)
-	p.move()
+	p.move(c)
 }
 
 // register notes a pair before its master is dialled, so that a cut finds it.
-// It returns nil when clients are led nowhere.
-func (f *Forwarder) register(cancel context.CancelFunc) (p *pair, target string) {
+// It returns nil, and why, when clients are led nowhere.
+func (f *Forwarder) register(cancel context.CancelFunc) (p *pair, why string) {
 	inTime := f.InTime() // and again when it is dialled
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.target == "" || !inTime {
-		return nil, ""
+	switch {
+	case f.target == "" || !inTime:
+		return nil, noMaster
+	case f.state.notNow != "":
+		return nil, f.state.notNow
 	}
 	f.last++
-	p = &pair{f: f, number: f.last, epoch: f.epoch.Load(), cancel: cancel}
+	p = &pair{f: f, number: f.last, target: f.target, epoch: f.epoch.Load(), cancel: cancel}
 	f.pairs[p] = struct{}{}
-	return p, f.target
+	return p, ""
 }
 
-// forget is called once both connections are closed.
+// forget is called once the connection to the master is closed.
 func (f *Forwarder) forget(p *pair) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -81,18 +90,47 @@ func (p *pair) allowed() bool {
 	return p.f.InTime() && p.f.epoch.Load() == p.epoch
 }
 
+// part takes the client out of a cut's reach; false when one has closed it.
+func (p *pair) part() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.client = nil
+	return true
+}
+
+// drop closes the connection to the master alone.
+func (p *pair) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	p.server.Close()
+}
+
 // move passes bytes both ways until both have ended, or one failed.
-func (p *pair) move() {
+func (p *pair) move(c *newcomer) {
+	var up, down io.Reader = c.conn, p.server
+	if c.start != nil {
+		up = c.start
+	}
+	if p.answer != nil {
+		down = p.answer
+	}
+	p.f.live(1)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		p.copy(p.server, p.client, func() {})
+		p.copy(p.server, up, func() {})
 	}()
-	p.copy(p.client, p.server, func() { p.f.heard(p.f.o.Clock()) })
+	p.copy(p.client, down, func() { p.f.heard(p.f.o.Clock()) })
+	p.f.live(-1)
 	select {
 	case <-ended:
 	default:
 		if p.allowed() { // the master has ended it: does it live?
+			p.f.doubt(p.target)
 			p.f.probe()
 		}
 	}
@@ -112,7 +150,7 @@ var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 //
 // Not io.Copy: that one splices inside the runtime, where nobody looks at the
 // clock between the read and the write.
-func (p *pair) copy(dst, src net.Conn, read func()) {
+func (p *pair) copy(dst net.Conn, src io.Reader, read func()) {
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
 	for {

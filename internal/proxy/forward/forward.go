@@ -5,10 +5,11 @@
 // and its write, because after a pause of the process nothing else runs in
 // time (protocols.md P3 to P5).
 //
-// It knows nothing of the store, and of PostgreSQL only how a client is refused.
-// Start with Forwarder, the route and its end; conn.go is one client, hold.go
-// how it waits while there is no master, refuse.go how it is told, suspect.go
-// what is noticed of the master meanwhile.
+// It knows nothing of the store, and of PostgreSQL only how a session begins
+// and how a client is refused (startup.go). Start with Forwarder, the route and
+// its end; conn.go is one client, hold.go how it waits while there is no master,
+// open.go what happens until the master has answered it, refuse.go how it is
+// told, suspect.go what is noticed of the master meanwhile.
 package forward
 
 import (
@@ -59,7 +60,7 @@ type Forwarder struct {
 
 	mu      sync.Mutex
 	target  string        // "" nowhere
-	changed chan struct{} // closed and replaced when target changes, and by a cut
+	changed chan struct{} // closed and replaced when target or state changes, and by a cut
 	pairs   map[*pair]struct{}
 	held    int    // clients that wait for a master
 	last    uint64 // number of the newest pair
@@ -71,6 +72,7 @@ type Forwarder struct {
 
 	// What is known of the target; see suspect.go.
 	probing  bool
+	state    state        // whether it accepts clients
 	suspects atomic.Bool  // it refuses connections
 	seen     atomic.Int64 // when it last lived; 0: not since it is the target
 }
