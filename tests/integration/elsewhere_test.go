@@ -26,7 +26,7 @@ func TestWALAndTablespacesElsewhereAreCopied(t *testing.T) {
 		}
 		k.Flags = []string{"--wal-dir=" + walDir(k)}
 	}
-	c := harness.Start(t, harness.Options{Keepers: 1, Proxies: 1, Keeper: prepare})
+	c := harness.Start(t, harness.Options{Keepers: 1, Proxies: 1, Keeper: prepare, Spec: harness.Quick(harness.Spec{"maxStandbyLag": 1 << 30})})
 	old, _ := c.Roles()
 	old.SQL().Query("create tablespace apart location '" + space + "'")
 	old.SQL().Query("create table t (n int) tablespace apart")

@@ -22,7 +22,7 @@ func TestConnectionsBetweenInstancesAreVerified(t *testing.T) {
 	suCert, suKey := ca.Sign(harness.Superuser)
 	replCert, replKey := ca.Sign(harness.Replication)
 	c := harness.Start(t, harness.Options{Keepers: 3, Proxies: 1,
-		Spec: harness.Quick(harness.Spec{"usePgrewind": true, "pgParameters": harness.Parameters(map[string]string{
+		Spec: harness.Quick(harness.Spec{"usePgrewind": true, "maxStandbyLag": 1 << 30, "pgParameters": harness.Parameters(map[string]string{
 			"ssl": "on", "ssl_cert_file": cert, "ssl_key_file": key, "ssl_ca_file": ca.File,
 		})}),
 		Keeper: func(k *harness.Keeper) {
