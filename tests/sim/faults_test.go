@@ -34,7 +34,11 @@ func (s *sim) nemesis() {
 		total += f.weight[s.plan.profile]
 	}
 	longest := s.plan.settings.Settings().FailInterval.Duration
-	for until := time.Now().Add(s.plan.faults); time.Now().Before(until) && !s.truth.failed(); {
+	if s.plan.profile == "doubts" {
+		n.doubtful()
+		total = 0
+	}
+	for until := time.Now().Add(s.plan.faults); total > 0 && time.Now().Before(until) && !s.truth.failed(); {
 		gap := n.dice.between(100*time.Millisecond, longest)
 		if n.dice.chance(30) {
 			gap = n.dice.between(time.Millisecond, 300*time.Millisecond) // trouble comes in twos
@@ -167,6 +171,13 @@ func (s *sim) handover(st cluster.Switchover) {
 	if cd == nil || cd.DBs[st.Master] == nil || cd.DBs[st.Target] == nil {
 		return
 	}
+	s.mu.Lock()
+	c := s.stopping
+	if c != nil && st.Phase == cluster.Stopping {
+		s.stopping = nil
+		c <- occasion{}
+	}
+	s.mu.Unlock()
 	s.occur(occasion{what: "to take over: " + string(st.Phase), keeper: cd.DBs[st.Target].Spec.KeeperUID, was: cd.DBs[st.Master].Spec.KeeperUID})
 }
 
@@ -482,6 +493,27 @@ func (n *nemesis) cut(what string, pairs ...[2]string) func() {
 	return func() { n.s.trace("undo: cut %s: %v", what, pairs); heal() }
 }
 
+// asks tells who waits for it that a keeper is asked for a sign of life.
+func (s *sim) asks() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case s.pinged <- struct{}{}:
+		s.pinged = nil
+	default:
+	}
+}
+
+// takesDown tells who waits for it that a keeper takes its instance down.
+func (s *sim) takesDown(keeper string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case s.downtimes <- keeper:
+	default:
+	}
+}
+
 // operator edits the cluster data as stolonctl does.
 func (s *sim) operator(what string, edit func(*cluster.ClusterData)) {
 	s.trace("operator: %s", what)
@@ -509,6 +541,22 @@ func (s *sim) switchover(d dice) {
 	if names := s.names("keeper"); d.of("to").at(uint64(time.Since(s.start)))%2 == 0 {
 		req.Target = names[d.of("whom").at(uint64(time.Since(s.start)))%uint64(len(names))]
 	}
+	s.ask(req)
+}
+
+// switchoverTo asks for one to that keeper, "" to any.
+func (s *sim) switchoverTo(target string) {
+	cd := s.truth.clusterData()
+	if cd == nil || cd.Master() == nil {
+		return
+	}
+	s.ask(cluster.SwitchoverRequest{
+		ID: fmt.Sprintf("%08x", uint32(s.dice.of("switchover to").at(uint64(time.Since(s.start))))), ClusterUID: cd.Cluster.UID, Master: cd.Master().UID,
+		Target: target, Timeout: 5 * time.Second,
+	})
+}
+
+func (s *sim) ask(req cluster.SwitchoverRequest) {
 	s.trace("operator: switchover %s to %q", req.ID, req.Target)
 	c := s.server.Client("operator", nil)
 	defer c.Close()

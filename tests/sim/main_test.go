@@ -4,7 +4,8 @@
 // against what truly happened.
 //
 // Start with sim.run (sim_test.go); faults_test.go is what goes wrong,
-// truth_test.go what must hold, planted_test.go shows that bugs are caught.
+// doubts_test.go what looks as if it did, truth_test.go what must hold,
+// planted_test.go shows that bugs are caught.
 // Replay a seed with: ./test sim -v -seed N
 package sim
 
@@ -19,6 +20,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,9 +34,11 @@ var (
 	first   = flag.Uint64("start", 1, "first seed")
 	oneSeed = flag.Uint64("seed", 0, "play this seed only, and print everything")
 	planted = flag.String("plant", "", "with -seed: the bug to plant")
-	twice   = flag.Int("twice", 40, "number of seeds that are played twice")
-	exact   = flag.Bool("exact", false, "this program was built on a runtime without dice of its own (need_exact_go in tests/setup/lib.sh), so the same seed must be the same run")
-	workers = flag.Int("workers", runtime.NumCPU(), "processes that play seeds")
+	// onlyDoubt is told to workers by their environment.
+	onlyDoubt = flag.String("doubt", os.Getenv("STOLON_SIM_DOUBT"), "play this doubt (doubts_test.go) only")
+	twice     = flag.Int("twice", 40, "number of seeds that are played twice")
+	exact     = flag.Bool("exact", false, "this program was built on a runtime without dice of its own (need_exact_go in tests/setup/lib.sh), so the same seed must be the same run")
+	workers   = flag.Int("workers", runtime.NumCPU(), "processes that play seeds")
 )
 
 // stuckAfter is real time; a run takes a fraction of a second.
@@ -126,7 +130,7 @@ func (t *tail) String() string {
 
 func startWorker() (*worker, error) {
 	w := &worker{cmd: exec.Command(os.Args[0], "-test.run=^TestWorker$", "-test.timeout=0"), stderr: &tail{}}
-	w.cmd.Env = append(os.Environ(), "STOLON_SIM_WORKER=1", "GODEBUG=asyncpreemptoff=1")
+	w.cmd.Env = append(os.Environ(), "STOLON_SIM_WORKER=1", "STOLON_SIM_DOUBT="+*onlyDoubt, "GODEBUG=asyncpreemptoff=1")
 	w.cmd.Stderr = w.stderr
 	in, err := w.cmd.StdinPipe()
 	if err != nil {
@@ -232,6 +236,9 @@ func TestSim(t *testing.T) {
 	if *oneSeed != 0 {
 		replay(t, *oneSeed)
 		return
+	}
+	if *onlyDoubt != "" && !slices.ContainsFunc(doubts, func(d doubt) bool { return d.name == *onlyDoubt }) {
+		t.Fatalf("no doubt is named %q", *onlyDoubt)
 	}
 	var orders []order
 	for n := range *seeds {

@@ -20,6 +20,7 @@ type network struct {
 	mu sync.Mutex
 	// How many faults cut the pair; pairs are kept in one order.
 	cuts      map[[2]string]int
+	rejects   map[[2]string]int // the same of faults that only refuse new connections
 	changed   chan struct{}
 	lies      map[[2]string]int // how many faults end the connections of the pair in order
 	listeners map[string]*listener
@@ -28,7 +29,7 @@ type network struct {
 }
 
 func newNetwork(s *sim) *network {
-	return &network{s: s, cuts: map[[2]string]int{}, lies: map[[2]string]int{}, changed: make(chan struct{}), listeners: map[string]*listener{}, conns: map[*conn]struct{}{}, dials: map[string]uint64{}}
+	return &network{s: s, cuts: map[[2]string]int{}, lies: map[[2]string]int{}, rejects: map[[2]string]int{}, changed: make(chan struct{}), listeners: map[string]*listener{}, conns: map[*conn]struct{}{}, dials: map[string]uint64{}}
 }
 
 func pair(a, b string) [2]string {
@@ -429,7 +430,11 @@ func (n *network) connect(ctx context.Context, p *proc, node, peer, address stri
 	}
 	n.mu.Lock()
 	l := n.listeners[address]
+	rejected := n.rejects[pair(node, peer)] > 0
 	n.mu.Unlock()
+	if rejected {
+		return nil, fmt.Errorf("dial %s: %w", address, syscall.ECONNREFUSED)
+	}
 	if l != nil {
 		a, b := n.pipe(node, peer, p, l.owner, d)
 		select {

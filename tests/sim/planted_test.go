@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"stolon/internal/keeper"
 	"stolon/internal/postgresql"
 	"stolon/internal/postgresql/conf"
+	"stolon/internal/postgresql/wal"
 	"stolon/internal/store"
 	"stolon/internal/store/memory"
 )
@@ -47,23 +49,32 @@ const within = 600
 // always are the plants that every run of the tests shows to be caught, with
 // the first seed to play. The others are for -allplants: they need more seeds.
 var always = map[string]uint64{
-	"a name that nobody has is left out": 1,
-	"check without atomicity":            1200,
-	"an end before all is replayed":      30,
-	"deadline from the answer":           30,
-	"a deposed leader writes":            1,
-	"death without a question":           1,
-	"down as soon as it is told":         1,
-	"rollback without a read":            1,
-	"silence of a lifeline is its end":   1,
-	"switchover before all is shipped":   1,
-	"frozen clock":                       60,
-	"known without generation":           1,
-	"list after promotion":               1,
-	"no checkpoint":                      1,
-	"parallel promotion":                 470,
-	"standby cluster with a primary":     1,
-	"users let in after a crash":         1,
+	"a deposed leader writes":              1,
+	"a farewell is not heeded":             1,
+	"a missing key is a cut":               1,
+	"a name that nobody has is left out":   1,
+	"a slow store is not heeded":           1,
+	"a switchover waits for every standby": 1,
+	"an announced downtime is not heeded":  1,
+	"an end before all is replayed":        30,
+	"check without atomicity":              1200,
+	"deadline from the answer":             60,
+	"death without a question":             1,
+	"down as soon as it is told":           1,
+	"failed starts are not heeded":         1,
+	"frozen clock":                         95,
+	"known without generation":             65,
+	"list after promotion":                 1,
+	"masterSeen is not heeded":             1,
+	"no checkpoint":                        1,
+	"no rollback without a leader":         1,
+	"parallel promotion":                   470,
+	"rollback without a read":              1,
+	"silence of a lifeline is its end":     1,
+	"standby cluster with a primary":       1,
+	"streaming standbys are not heeded":    1,
+	"switchover before all is shipped":     1,
+	"users let in after a crash":           1,
 }
 
 var allPlants = flag.Bool("allplants", false, "play every planted bug")
@@ -122,6 +133,18 @@ var plants = map[string]plant{
 				}
 				return kv
 			}}
+		},
+	},
+
+	// S4: a proxy whose key is gone counts as one that leads nowhere.
+	"a missing key is a cut": {
+		caught: []string{"I1", "I5"},
+		plan:   inDoubt("a proxy is on its own"),
+		store: func(p *proc, b store.Backend) store.Backend {
+			if p.kind != "sentinel" {
+				return b
+			}
+			return &forger{Backend: b, edit: func(_ map[string]store.KV, kv store.KV) store.KV { return kv }, add: missing}
 		},
 	},
 
@@ -270,7 +293,7 @@ var plants = map[string]plant{
 	// S3: a master that refuses connections is dead, whatever its keeper says.
 	"death without a question": {
 		caught: []string{"I9"},
-		plan:   profile("calm"),
+		plan:   inDoubt("postgres or its keeper is killed"),
 		store: func(p *proc, b store.Backend) store.Backend {
 			if p.kind != "sentinel" {
 				return b
@@ -287,6 +310,97 @@ var plants = map[string]plant{
 				last[kv.Key] = kv
 				return kv
 			}}
+		},
+	},
+
+	// S3: nobody asks whether a client hears of the master.
+	"masterSeen is not heeded": {
+		caught: []string{"I9"},
+		plan:   inDoubt("clients hear of the master"),
+		store: ofSentinels(func(kv store.KV) store.KV {
+			var info cluster.ProxyInfo
+			if strings.Contains(kv.Key, "/proxies/info/") && json.Unmarshal(kv.Value, &info) == nil {
+				info.MasterSeen = 0
+				kv.Value = store.Encode(info)
+			}
+			return kv
+		}),
+	},
+
+	// S3: nor whether a standby streams from it.
+	"streaming standbys are not heeded": {
+		caught: []string{"I9"},
+		plan:   inDoubt("standbys stream from the master"),
+		store: ofKeeperInfos(func(info *cluster.KeeperInfo) {
+			if info.PostgresState != nil {
+				info.PostgresState.ReceiverUp = false
+			}
+		}),
+	},
+
+	// S3: a sentinel whose own calls hang takes a keeper's silence for a death.
+	"a slow store is not heeded": {
+		caught: []string{"I9"},
+		plan:   inDoubt("the store is away while postgres starts"),
+		store: func(p *proc, b store.Backend) store.Backend {
+			if p.kind != "sentinel" {
+				return b
+			}
+			return timeless{b, p}
+		},
+		clock: func(p *proc, c clock.Clock) clock.Clock {
+			return func() time.Duration {
+				now := c()
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				before := now - p.slow
+				p.slow = 0
+				return before
+			}
+		},
+	},
+
+	// S3, K11: what a keeper says before it takes its instance down.
+	"an announced downtime is not heeded": {
+		caught: []string{"I9"},
+		plan:   inDoubt("the keeper is paused while it restarts postgres"),
+		store:  ofKeeperInfos(func(info *cluster.KeeperInfo) { info.Downtime = "" }),
+	},
+
+	// S14: who said farewell is taken for dead.
+	"a farewell is not heeded": {
+		caught: []string{"I9"},
+		plan:   inDoubt("the keeper is stopped and comes back"),
+		store:  ofKeeperInfos(func(info *cluster.KeeperInfo) { info.Stopping = false }),
+	},
+
+	// S13: a postgres that does not start is waited for.
+	"failed starts are not heeded": {
+		caught: []string{"S13"},
+		plan:   inDoubt("postgres does not start any more"),
+		store: ofKeeperInfos(func(info *cluster.KeeperInfo) {
+			if info.PostgresState != nil {
+				info.PostgresState.FailedStart = 0
+			}
+		}),
+	},
+
+	// W3: the stop of the old master waits for every standby, as pg_ctl does.
+	"a switchover waits for every standby": {
+		caught:   []string{"W3", "I9"}, // the master is down for longer than anybody waits
+		plan:     inDoubt("a switchover beside a standby that is stuck"),
+		instance: func(_ *proc, i keeper.Instance) keeper.Instance { return patient{i} },
+	},
+
+	// W2: the old master waits for the end of a switchover whose leader is gone.
+	"no rollback without a leader": {
+		caught: []string{"W2"},
+		plan:   inDoubt("the sentinels die in a switchover"),
+		store: func(p *proc, b store.Backend) store.Backend {
+			if p.kind != "keeper" {
+				return b
+			}
+			return &faithful{Backend: b}
 		},
 	},
 
@@ -340,6 +454,117 @@ var plants = map[string]plant{
 			}}
 		},
 	},
+}
+
+// inDoubt plays that doubt alone.
+func inDoubt(name string) func(*plan) {
+	return func(p *plan) {
+		p.profile, p.only, p.old, p.noMaster, p.noSync = "doubts", name, "", "", ""
+		p.keepers = max(3, p.keepers)
+		if name == "clients hear of the master" {
+			p.sync = false
+		}
+	}
+}
+
+// ofSentinels forges what sentinels see.
+func ofSentinels(edit func(store.KV) store.KV) func(*proc, store.Backend) store.Backend {
+	return func(p *proc, b store.Backend) store.Backend {
+		if p.kind != "sentinel" {
+			return b
+		}
+		return &forger{Backend: b, edit: func(_ map[string]store.KV, kv store.KV) store.KV { return edit(kv) }}
+	}
+}
+
+// ofKeeperInfos forges what sentinels see of keepers.
+func ofKeeperInfos(edit func(*cluster.KeeperInfo)) func(*proc, store.Backend) store.Backend {
+	return ofSentinels(func(kv store.KV) store.KV {
+		var info cluster.KeeperInfo
+		if strings.Contains(kv.Key, "/keepers/info/") && json.Unmarshal(kv.Value, &info) == nil {
+			edit(&info)
+			kv.Value = store.Encode(info)
+		}
+		return kv
+	})
+}
+
+// missing are the proxies whose keys are gone, as ones that have cut.
+func missing(known map[string]store.KV) (kvs []store.KV) {
+	cd := dataOf(known)
+	if cd == nil {
+		return nil
+	}
+	for _, uid := range cd.Proxy.Spec.EnabledProxies {
+		key := "sim/c/proxies/info/" + uid
+		if _, ok := known[key]; !ok {
+			info := cluster.ProxyInfo{
+				InfoUID: fmt.Sprint("gone ", cd.Proxy.Generation), UID: uid, Generation: cd.Proxy.Generation,
+				ProxyTimeout: time.Second, Features: []cluster.Feature{cluster.AtomicCheck},
+			}
+			kvs = append(kvs, store.KV{Key: key, Value: store.Encode(info), Revision: 1})
+		}
+	}
+	return kvs
+}
+
+// timeless takes no time, by the first look at its process's clock after it.
+type timeless struct {
+	store.Backend
+	p *proc
+}
+
+func (b timeless) hide(began time.Time) {
+	b.p.mu.Lock()
+	defer b.p.mu.Unlock()
+	b.p.slow = time.Since(began)
+}
+
+func (b timeless) Get(ctx context.Context, key string) (*store.KV, error) {
+	defer b.hide(time.Now())
+	return b.Backend.Get(ctx, key)
+}
+
+func (b timeless) List(ctx context.Context, prefix string) (store.Snapshot, error) {
+	defer b.hide(time.Now())
+	return b.Backend.List(ctx, prefix)
+}
+
+func (b timeless) Commit(ctx context.Context, conds []store.Condition, ops []store.Op) (int64, error) {
+	defer b.hide(time.Now())
+	return b.Backend.Commit(ctx, conds, ops)
+}
+
+// patient hands over by an ordinary stop.
+type patient struct{ keeper.Instance }
+
+func (i patient) HandOver(ctx context.Context, _ string) (wal.LSN, error) {
+	if err := i.Stop(ctx, postgresql.Fast); err != nil {
+		return 0, err
+	}
+	look, err := i.Look(ctx)
+	return look.Checkpoint, err
+}
+
+// faithful believes in a switchover that has begun until another takes its
+// place.
+type faithful struct {
+	store.Backend
+	mu   sync.Mutex
+	last *store.KV
+}
+
+func (b *faithful) Get(ctx context.Context, key string) (*store.KV, error) {
+	kv, err := b.Backend.Get(ctx, key)
+	if err != nil || !strings.HasSuffix(key, cluster.ExtSwitchover) {
+		return kv, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if kv != nil {
+		b.last = kv
+	}
+	return b.last, nil
 }
 
 // suspected: some proxy says that the db refuses connections.
@@ -463,9 +688,10 @@ func dataOf(known map[string]store.KV) *cluster.ClusterData {
 type forger struct {
 	store.Backend
 	edit func(known map[string]store.KV, kv store.KV) store.KV
+	add  func(known map[string]store.KV) []store.KV // nil: nothing
 }
 
-func (f *forger) forge(kvs []store.KV) {
+func (f *forger) forge(kvs []store.KV) []store.KV {
 	known := map[string]store.KV{}
 	for _, kv := range kvs {
 		known[kv.Key] = kv
@@ -473,6 +699,10 @@ func (f *forger) forge(kvs []store.KV) {
 	for n := range kvs {
 		kvs[n] = f.edit(known, kvs[n])
 	}
+	if f.add != nil {
+		kvs = append(kvs, f.add(known)...)
+	}
+	return kvs
 }
 
 func (f *forger) Get(ctx context.Context, key string) (*store.KV, error) {
@@ -489,7 +719,7 @@ func (f *forger) Get(ctx context.Context, key string) (*store.KV, error) {
 
 func (f *forger) List(ctx context.Context, prefix string) (store.Snapshot, error) {
 	snap, err := f.Backend.List(ctx, prefix)
-	f.forge(snap.KVs)
+	snap.KVs = f.forge(snap.KVs)
 	return snap, err
 }
 
@@ -502,7 +732,7 @@ func (f *forger) Watch(ctx context.Context, prefix string) <-chan store.Change {
 			// The whole of it each time: what is forged depends on other keys.
 			m.Apply(ch)
 			snap := m.Snapshot()
-			f.forge(snap.KVs)
+			snap.KVs = f.forge(snap.KVs)
 			store.Offer(out, store.Change{Reset: true, Puts: snap.KVs, Revision: snap.Revision})
 		}
 	}()

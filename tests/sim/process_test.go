@@ -2,9 +2,11 @@ package sim
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,6 +47,7 @@ type proc struct {
 	since   time.Time     // of stopped
 	paused  time.Duration // in all, before
 	slow    time.Duration // by how much a plant set the clock back
+	late    time.Duration // how much longer the instance takes to start
 	draws   map[string]uint64
 	began   time.Time // of the last read of the cluster data
 	read    time.Time // beginning of the last one that was answered
@@ -196,10 +199,34 @@ func (p *proc) uid() string { return fmt.Sprintf("%08x", uint32(p.draw("uid"))) 
 
 func (p *proc) store() *store.Client {
 	var b store.Backend = p.client
+	if p.name == p.s.plan.old {
+		b = oldKeeper{b}
+	}
 	if wrap := p.s.plant.store; wrap != nil {
 		b = wrap(p, b)
 	}
 	return store.NewClient(b, "sim", "c")
+}
+
+// oldKeeper is the store of a keeper that says no more than one of 0.17 does.
+type oldKeeper struct{ store.Backend }
+
+func (b oldKeeper) Commit(ctx context.Context, conds []store.Condition, ops []store.Op) (int64, error) {
+	ops = slices.Clone(ops)
+	for n, op := range ops {
+		var info cluster.KeeperInfo
+		if !strings.Contains(op.Key, "/keepers/info/") || json.Unmarshal(op.Value, &info) != nil {
+			continue
+		}
+		info.Features, info.Stopping, info.Downtime, info.Refuses = nil, false, "", ""
+		info.Foreign, info.Pong, info.Suspect, info.Handover = nil, "", "", nil
+		if st := info.PostgresState; st != nil {
+			st.SyncGeneration, st.Primary, st.ReceiverUp, st.ReplayPos = 0, false, false, 0
+			st.FailedStart, st.Forked, st.WALSegmentSize = 0, false, 0
+		}
+		ops[n].Value = store.Encode(info)
+	}
+	return b.Backend.Commit(ctx, conds, ops)
 }
 
 // hook is the way to the store and back.
@@ -242,6 +269,7 @@ func (p *proc) travel(ctx context.Context, x uint64, r memory.Request) error {
 	if r.Kind == memory.Event && w.lag > 0 {
 		wait += between(mix(x+3), 0, w.lag)
 	}
+	wait += w.steady
 	for {
 		if err := p.sleep(ctx, wait); err != nil {
 			return err
@@ -266,6 +294,9 @@ func (p *proc) travel(ctx context.Context, x uint64, r memory.Request) error {
 			return errors.New("watch broken")
 		}
 		return nil
+	}
+	if w.fail > 0 && r.Stage == memory.Before && mix(x+8)%100 < w.fail {
+		return errors.New("the store fails")
 	}
 	if w.lose > 0 && mix(x+6)%100 < w.lose {
 		<-ctx.Done() // neither an answer nor a refusal
@@ -364,7 +395,12 @@ func (d door) Start(ctx context.Context, c conf.Config, firstStart bool) error {
 			d.p.s.truth.mayBePrimary(d.p, "starts as a primary")
 		}
 		// Crash recovery takes its time, in which the port refuses.
-		if x := d.p.draw("recovery"); x%4 == 0 {
+		x := d.p.draw("recovery")
+		if d.p.s.plan.profile == "doubts" {
+			if err := sleep(ctx, d.p.lateness()+between(mix(x), 0, 400*time.Millisecond)); err != nil {
+				return err
+			}
+		} else if x%4 == 0 {
 			if err := sleep(ctx, between(mix(x), 300*time.Millisecond, 2*time.Second)); err != nil {
 				return err
 			}

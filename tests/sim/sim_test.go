@@ -59,6 +59,12 @@ type sim struct {
 	outside   *postgresqltest.Instance // what a standby cluster follows; nil: nothing
 	promoted  chan struct{}            // closed when there is no standby cluster any more
 	ambushes  []chan occasion          // who waits for the next occasion
+	// For doubts: whether somebody may be elected, and who waits for a keeper to
+	// announce that it takes its instance down, or for a switchover to do so.
+	elects    bool
+	downtimes chan string
+	stopping  chan occasion
+	pinged    chan struct{}
 }
 
 // weather is how the store behaves.
@@ -67,6 +73,8 @@ type weather struct {
 	lag        time.Duration // watch events come up to that late
 	breakWatch uint64        // per cent of watch events that break the watch
 	lose       uint64        // per cent of messages that get lost
+	steady     time.Duration // every message takes so much longer
+	fail       uint64        // per cent of requests that fail at once
 }
 
 func (s *sim) weather() weather {
@@ -92,6 +100,8 @@ type plan struct {
 	outside   bool          // it is a standby cluster at first
 	noMaster  string        // the keeper that can't be master, "" for none
 	noSync    string        // and the one that can't be synchronous
+	old       string        // the keeper that announces and reports what 0.17 does, "" for none
+	only      string        // the doubt that is played, "" for all
 	faults    time.Duration // how long there are faults
 	heal      time.Duration // how long the cluster has to come round after them
 	settings  cluster.Spec
@@ -140,7 +150,15 @@ func planFor(seed uint64) plan {
 		some := []*string{&p.noMaster, &p.noSync}
 		*some[able.intN(2)] = fmt.Sprintf("keeper%d", 1+able.intN(p.keepers))
 	}
-	if follows := dice(seed).of("standby cluster"); follows.chance(7) {
+	if quiet := dice(seed).of("quiet"); p.profile == "calm" {
+		if quiet.chance(60) {
+			p.profile = "doubts"
+		}
+		if quiet.chance(25) {
+			p.old = fmt.Sprintf("keeper%d", 1+quiet.intN(p.keepers))
+		}
+	}
+	if follows := dice(seed).of("standby cluster"); follows.chance(7) && p.profile != "doubts" {
 		p.followOutside()
 	}
 	return p
@@ -172,6 +190,9 @@ func play(t *testing.T, seed uint64, pl plant, print func(string)) result {
 		}
 		if pl.plan != nil {
 			pl.plan(&s.plan)
+		}
+		if *onlyDoubt != "" {
+			inDoubt(*onlyDoubt)(&s.plan)
 		}
 		s.over, s.finish = context.WithCancel(context.Background())
 		s.keys = store.NewClient(nil, "sim", "c")
@@ -489,7 +510,7 @@ func (s *sim) client(n int) {
 	}
 	defer drop()
 	for s.over.Err() == nil {
-		s.sleep(d.between(30*time.Millisecond, 250*time.Millisecond))
+		s.sleep(d.between(30*time.Millisecond, s.restless()))
 		if c == nil {
 			px := fmt.Sprintf("proxy%d", 1+d.intN(s.plan.proxies))
 			ctx, cancel := context.WithTimeout(s.over, 2*time.Second)
@@ -506,7 +527,8 @@ func (s *sim) client(n int) {
 				continue
 			}
 		}
-		reading := d.chance(25)
+		// A write may take long; somebody shall hear of the master all the time.
+		reading := d.chance(25) || s.plan.profile == "doubts" && n > 1
 		ask := "R\n"
 		if !reading {
 			row++
@@ -531,10 +553,18 @@ func (s *sim) client(n int) {
 		default:
 			drop()
 		}
-		if c != nil && d.chance(3) {
+		if c != nil && d.chance(3) && s.plan.profile != "doubts" {
 			drop()
 		}
 	}
+}
+
+// restless is the longest time a client says nothing.
+func (s *sim) restless() time.Duration {
+	if s.plan.profile == "doubts" {
+		return 100 * time.Millisecond
+	}
+	return 250 * time.Millisecond
 }
 
 // observe follows the store in the very instant of each change.

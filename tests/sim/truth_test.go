@@ -140,6 +140,8 @@ func (t *truth) stored(p *proc, r memory.Request) {
 		p.mu.Lock()
 		p.read = p.began
 		p.mu.Unlock()
+	case r.Kind == memory.Commit && strings.Contains(r.Key, "/ext/"+cluster.ExtPings):
+		t.s.asks()
 	case p.kind == "sentinel" && r.Kind == memory.Commit && r.Key == t.s.keys.ClusterDataKey() && len(r.Conds) > 0 && r.Conds[0].Revision != 0:
 		// I8, S1: who writes leads.
 		var leader store.KV
@@ -250,6 +252,11 @@ func (t *truth) changed(ch store.Change) {
 				return
 			}
 			t.newData(cd, planned)
+		case strings.Contains(kv.Key, "/keepers/info/"):
+			var info cluster.KeeperInfo
+			if json.Unmarshal(kv.Value, &info) == nil && info.Downtime != "" {
+				t.s.takesDown(info.UID)
+			}
 		case strings.Contains(kv.Key, "/proxies/info/"):
 			var info cluster.ProxyInfo
 			if json.Unmarshal(kv.Value, &info) != nil {
@@ -294,7 +301,7 @@ func (t *truth) newData(cd *cluster.ClusterData, planned string) {
 		if oldMaster != "" && oldRoute != "" {
 			t.fail("S2: master elected while the proxies were led to %s", oldRoute)
 		}
-		if oldMaster != "" && cd.Cluster.Status.Phase == cluster.Normal && t.s.plan.profile == "calm" && planned != master.UID {
+		if oldMaster != "" && cd.Cluster.Status.Phase == cluster.Normal && t.s.quiet() && planned != master.UID {
 			t.fail("I9: %s was elected although nothing had failed", m.keeper)
 		}
 		t.mustHold(m.keeper, m.sync, "elected")

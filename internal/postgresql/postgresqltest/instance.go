@@ -28,6 +28,7 @@ type Instance struct {
 	pids        int
 	frozen      chan struct{} // not nil: all its processes are stopped
 	breakStart  bool
+	rejects     bool // new standbys
 }
 
 // delay draws how long something takes; each call of a name draws anew.
@@ -120,6 +121,24 @@ func (i *Instance) BreakStart(broken bool) {
 	i.w.mu.Lock()
 	defer i.w.mu.Unlock()
 	i.breakStart = broken
+}
+
+// RejectStandbys is a firewall that refuses new standbys, and lets those be that
+// stream.
+func (i *Instance) RejectStandbys(on bool) {
+	i.w.mu.Lock()
+	defer i.w.mu.Unlock()
+	i.rejects = on
+}
+
+// LoseMaster ends the connection that a standby streams by.
+func (i *Instance) LoseMaster() {
+	i.w.mu.Lock()
+	defer i.w.mu.Unlock()
+	if i.pm != nil {
+		close(i.pm.followChanged)
+		i.pm.followChanged = make(chan struct{})
+	}
 }
 
 // What is true.

@@ -190,7 +190,7 @@ func (i *Instance) connect(pm *postmaster, server *Instance, s *sender) (*postma
 	switch {
 	case pm.over() || pm.promotedOrHalted():
 		return nil, nil, "over"
-	case spm == nil:
+	case spm == nil || server.rejects:
 		return nil, nil, "connection refused"
 	case !spm.ready || spm.stopping:
 		return nil, nil, "it is starting up or shutting down"
