@@ -78,16 +78,21 @@ func TestClientsWaitOutARestartInPlace(t *testing.T) {
 	proxy := c.Proxies[0]
 	su := proxy.SQL()
 	su.Query("create role app login password 'app'")
-	su.Query("create table t as select generate_series(1, 300000) n") // to be replayed
+	su.Query("create table t as select generate_series(1, 800000) n") // to be replayed
 	app := su.As("app", "app")
 	kinds := map[string]harness.Server{"plain": app, "TLS": app.TLS(), "superuser": su, "superuser, TLS": su.TLS()}
 	for _, s := range kinds {
 		s.AwaitQuery(soon, "select 1", "1")
 	}
 
-	// Who is in the middle of it when the server ends hears of that, so nobody is.
 	mark := proxy.Mark()
+	pid := master.Postmaster()
 	master.KillPostgres()
+	// Whom a dying postmaster still accepts and begins to answer hears of its end.
+	harness.Await(t, 5*time.Second, "the postmaster has ended", func() (string, bool) {
+		now := master.Postmaster()
+		return fmt.Sprint(now), now != pid
+	})
 	over := make(chan struct{})
 	var clients sync.WaitGroup
 	var connects atomic.Int64
