@@ -70,16 +70,20 @@ func (n *nemesis) halfMachine() (func(), time.Duration) {
 	return func() { thaw(); heal(); reboot() }, n.lasting()
 }
 
+// halfMachines is the plan of a run with asynchronous masters that die but for
+// their backends.
+func halfMachines(p *plan) {
+	asynchronous := false
+	p.profile, p.sync, p.settings.SynchronousReplication = "half machines", false, &asynchronous
+}
+
 var lifelinePlants = map[string]plant{
 
 	// S5: a lifeline that is silent has ended, and a port that does not answer
 	// refuses.
 	"silence of a lifeline is its end": {
-		caught: []string{"I1", "I5"},
-		plan: func(p *plan) {
-			asynchronous := false
-			p.profile, p.sync, p.settings.SynchronousReplication = "half machines", false, &asynchronous
-		},
+		caught:      []string{"I1", "I5"},
+		plan:        halfMachines,
 		silenceEnds: true,
 	},
 
@@ -134,6 +138,7 @@ func toldIsDown(known map[string]store.KV, kv store.KV) store.KV {
 	info.PostgresState.ReplayPos = max(info.PostgresState.ReplayPos, 1)
 	if info.PostgresState.UID == st.Master {
 		info.Handover = &cluster.Handover{Attempt: st.Attempt, Stopped: true}
+		info.PostgresState.Healthy = false
 		info.InfoUID += " and down"
 	}
 	kv.Value = store.Encode(info)
