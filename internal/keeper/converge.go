@@ -101,7 +101,9 @@ func (k *Keeper) converge(ctx context.Context) time.Duration {
 			return k.rest(ctx, in, step)
 		}
 		// Only what the store says itself leads to an act (protocols.md C6, K2).
-		if err := k.confirm(ctx, &in); err != nil {
+		if err := k.confirm(ctx, &in); errors.Is(err, errNotPromoted) {
+			return k.rest(ctx, in, decide.Step{Kind: decide.Wait, Why: err.Error()})
+		} else if err != nil {
 			if ctx.Err() == nil {
 				k.tellOnce("store", "down", zap.ErrorLevel, "store does not answer, leaving the instance as it is", zap.Error(err))
 			}

@@ -187,16 +187,15 @@ func (k *Keeper) promote(ctx context.Context, in decide.In, step decide.Step) er
 	if err := k.savePromotion(p); err != nil {
 		return err
 	}
-	// Best told before, but never a reason to wait: it is told again before
-	// anybody is made to follow.
+	// Standbys have been told to follow since the election, so they may be on the
+	// new timeline as soon as it is there.
 	nctx, cancel := context.WithTimeout(ctx, min(k.o.StoreTimeout, time.Second))
 	err := k.noteCreator(nctx, in.Data.Cluster.UID, p.Created, step.DB.UID)
 	cancel()
 	if err != nil {
-		k.log.Warn("could not note who creates the timeline, trying again after the promotion", zap.Uint64("timeline", p.Created), zap.Error(err))
-	} else {
-		k.applied.noted = p.Created
+		return fmt.Errorf("note who creates timeline %d: %w", p.Created, err)
 	}
+	k.applied.noted = p.Created
 	k.log.Info("promoting to master", zap.String("db", step.DB.UID), zap.Stringer("lsn", p.Position), zap.Uint64("timeline", p.Timeline))
 	pctx, cancel := k.within(ctx, k.get().settings().ConvergenceTimeout.Duration)
 	defer cancel()

@@ -78,13 +78,17 @@ func decodeCreators(value []byte) []string {
 	return list
 }
 
+// errNotPromoted: whether the followed db's next timeline is the one here can't
+// be known before it has created it.
+var errNotPromoted = errors.New("waiting for the followed db's timeline")
+
 // apart tells whether the data here and the followed db's may be different
 // histories under one timeline number (protocols.md K7).
 //
-// The rule: a db that is promoted adds itself to the timeline's list before its
-// keeper records the generation, and the sentinel makes nobody follow a master
-// before that. So whoever is told to follow finds both names on the list, or
-// the timeline has one creator.
+// The rule: a db adds itself to the timeline's list before it is promoted. So
+// whoever is on a timeline finds all that may have created it on its list, but
+// for one that is to create it yet: whoever follows somebody new waits until
+// that is no longer on an earlier timeline.
 func (k *Keeper) apart(ctx context.Context, in decide.In) (bool, error) {
 	if in.Data == nil || !in.Seen.Initialized {
 		return false, nil
@@ -99,14 +103,19 @@ func (k *Keeper) apart(ctx context.Context, in decide.In) (bool, error) {
 		return false, nil
 	}
 	from, to := in.Seen.Timeline, in.Seen.Timeline
-	if !in.Seen.Answers {
+	theirs := followed.Status.TimelineID
+	if in.Followed != nil && in.Followed.UID == followed.UID && in.Followed.Healthy {
+		theirs = in.Followed.TimelineID
+	}
+	switch {
+	case !in.Seen.Answers:
 		// Its last timeline may be a later one, and only those matter that the
 		// followed db has too.
-		theirs := followed.Status.TimelineID
-		if in.Followed != nil && in.Followed.UID == followed.UID && in.Followed.Healthy {
-			theirs = in.Followed.TimelineID
-		}
 		from, to = min(from, theirs), max(to, theirs)
+	case theirs < to && !copying:
+		// It was elected before it heard of this timeline, and creates another one
+		// of the same number: then both are on the list.
+		return false, fmt.Errorf("%w: db %s is on timeline %d, here is %d", errNotPromoted, followed.UID, theirs, to)
 	}
 	return k.ambiguous(ctx, in.Data.Cluster.UID, from, to, k.get().local.promotion)
 }
