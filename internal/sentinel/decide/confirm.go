@@ -177,7 +177,9 @@ func (p *pass) seenAlive(master *cluster.DB, since time.Duration) (why string, u
 			return "proxy " + uid + " has just heard of it", until
 		}
 	}
-	return p.streamsFrom(master, since), 0
+	// A standby that loses its master says so in a moment. One that has said
+	// nothing is taken at its word until its next heartbeats are missing.
+	return p.streamsFrom(master, min(since, p.Boot-2*p.set.SleepInterval.Duration)), 0
 }
 
 // streamsFrom tells which standby reports since then that it streams from the
