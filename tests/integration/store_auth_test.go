@@ -359,7 +359,7 @@ func TestAClusterWhoseEtcdHasUsers(t *testing.T) {
 			}
 			// The least that it needs.
 			admitUsersOnly(t, c.Server.Endpoint, "stolon/cluster/"+c.Name+"/")
-			c.Store = store.NewClient(closing(t, asUser(t, c.Server.Endpoint, file, 2*time.Second)), "stolon/cluster", c.Name)
+			c.Store = store.NewClient(closing(t, asUser(t, c.Server.Endpoint, file, 10*time.Second)), "stolon/cluster", c.Name)
 		},
 	})
 	before := c.Data()

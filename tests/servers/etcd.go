@@ -86,6 +86,7 @@ func startEtcdCluster(t testing.TB, at Place, n int, args ...string) []*Store {
 			"--listen-peer-urls", e.peer, "--initial-advertise-peer-urls", advertised[i],
 			"--initial-cluster", strings.Join(cluster, ","), "--initial-cluster-state", "new",
 			"--initial-cluster-token", t.Name(), "--log-level", "warn",
+			"--bcrypt-cost", "4", // a login of all at once takes seconds of a busy machine otherwise
 		}
 		e.args = append(e.args, args...)
 		e.run()

@@ -114,6 +114,5 @@ func (b *Backend) Close() error {
 			errs = append(errs, err)
 		}
 	}
-	b.clients = nil
 	return errors.Join(errs...)
 }
