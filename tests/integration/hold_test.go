@@ -68,8 +68,8 @@ func TestClientsWaitOutARestartInPlace(t *testing.T) {
 	ca := certs.New(t, t.TempDir(), "authority")
 	cert, key := ca.Sign("server")
 	c := harness.Start(t, harness.Options{Keepers: 2, Proxies: 1, Spec: harness.Quick(harness.Spec{
-		"synchronousReplication": true,
-		"pgParameters":           harness.Parameters(map[string]string{"ssl": "on", "ssl_cert_file": cert, "ssl_key_file": key}),
+		"synchronousReplication": true, "failInterval": "2m", // however long it takes
+		"pgParameters": harness.Parameters(map[string]string{"ssl": "on", "ssl_cert_file": cert, "ssl_key_file": key}),
 	})})
 	c.AwaitHealthy(2*soon, 2)
 	c.AwaitSynchronous(soon)

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -91,11 +90,7 @@ func (j *junction) pass(from string, to *Store) {
 // lead leads connections to a URL of its own, which it returns, to the member.
 func (j *junction) lead(t testing.TB, to *Store) (url string) {
 	t.Helper()
-	addr := fmt.Sprintf("127.0.0.1:%d", Port(t))
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listen(t, Port(t))
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -106,7 +101,7 @@ func (j *junction) lead(t testing.TB, to *Store) (url string) {
 			go j.forward(c, to)
 		}
 	}()
-	return "http://" + addr
+	return "http://" + l.Addr().String()
 }
 
 // forward moves the bytes of one connection. Its first request says whose it is.

@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,6 +53,23 @@ func Port(t testing.TB) int {
 	}
 	t.Fatal("no free port")
 	return 0
+}
+
+// listen listens on a port of Port's. That one was tried a moment ago: a process
+// that another goroutine has just forked holds what tried it until it becomes
+// another program.
+func listen(t testing.TB, port int) net.Listener {
+	t.Helper()
+	for n := 0; ; n++ {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			return l
+		}
+		if n == 100 || !errors.Is(err, unix.EADDRINUSE) {
+			t.Fatal(err)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
 }
 
 func free(port int) bool {

@@ -1,7 +1,6 @@
 package servers
 
 import (
-	"fmt"
 	"io"
 	"net"
 	"net/url"
@@ -31,10 +30,7 @@ func StartRelay(t testing.TB, to *Store) *Relay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", Port(t)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listen(t, Port(t))
 	r := &Relay{Endpoint: u.Scheme + "://" + l.Addr().String(), to: u.Host, pairs: map[*pair]bool{}}
 	var work sync.WaitGroup
 	work.Go(func() {
