@@ -5,10 +5,13 @@ package integration
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"stolon/internal/cluster"
 	"stolon/internal/store"
@@ -19,7 +22,7 @@ import (
 func listening(p *harness.Proxy) bool {
 	conn, err := net.DialTimeout("tcp", "127.0.0.1:"+p.Port, time.Second)
 	if err != nil {
-		return false
+		return errors.Is(err, unix.ECONNRESET) // it was accepted, and then cut
 	}
 	conn.Close()
 	return true
