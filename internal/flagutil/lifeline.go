@@ -72,17 +72,17 @@ func (f *Lifeline) Serve(ctx context.Context, c *Common, uid string, log *zap.Lo
 		if endpoints == "" {
 			endpoints = "127.0.0.1" // the default of either store
 		}
-		if host, err = lifeline.Address(ctx, strings.Split(endpoints, ",")); err != nil {
-			log.Warn("no lifeline: should this process die, others wait for its promises to expire (--lifeline-address)", zap.Error(err))
-			return nil, none, nil
-		}
+		host, err = lifeline.Address(ctx, strings.Split(endpoints, ","))
 	}
-	l, err := lifeline.Listen(ctx, net.JoinHostPort(host, port))
-	if err != nil && auto {
+	var l net.Listener
+	if err == nil {
+		l, err = lifeline.Listen(ctx, net.JoinHostPort(host, port))
+	}
+	switch {
+	case err != nil && auto:
 		log.Warn("no lifeline: should this process die, others wait for its promises to expire (--lifeline-address)", zap.Error(err))
 		return nil, none, nil
-	}
-	if err != nil {
+	case err != nil:
 		return nil, none, fmt.Errorf("--lifeline-address %s: %w", f.address, err)
 	}
 	line := &cluster.Lifeline{Address: l.Addr().String(), Host: lifeline.Host()}
