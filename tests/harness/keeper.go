@@ -178,11 +178,37 @@ func children(pid int) []int {
 
 // destroy ends the keeper and its instance, however they are.
 func (k *Keeper) destroy() {
+	programs := k.programs()
 	k.Kill()
 	endPostgres(k.PGDir())
+	for _, pid := range programs {
+		_ = unix.Kill(-pid, unix.SIGKILL) // a group each
+	}
+	Await(k.t, 5*time.Second, "what "+k.Name+" had started has ended", func() (string, bool) {
+		i := slices.IndexFunc(programs, living)
+		return fmt.Sprint(programs), i < 0
+	})
 	for _, f := range append(k.shared, "/tmp/.s.PGSQL."+k.Port, "/tmp/.s.PGSQL."+k.Port+".lock") {
 		_ = os.Remove(f) // unless PostgreSQL did, at its next start
 	}
+}
+
+// programs stops the keeper's execution and lists what it has started. That may
+// be a PostgreSQL that has not yet written its pid file.
+func (k *Keeper) programs() []int {
+	if !k.Running() {
+		return nil
+	}
+	_ = unix.Kill(k.PID(), unix.SIGSTOP) // it may have ended
+	k.awaitStopped(k.PID())
+	return children(k.PID())
+}
+
+// living reports whether the process has not ended.
+func living(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, state, ok := strings.Cut(string(b), ") ")
+	return err == nil && ok && !strings.HasPrefix(state, "Z")
 }
 
 // sharedMemory lists the POSIX shared memory that the process has mapped, and
