@@ -85,6 +85,12 @@ func (k *Keeper) convergeLoop(ctx context.Context) {
 // converge takes steps and returns when to look again.
 func (k *Keeper) converge(ctx context.Context) time.Duration {
 	k.metrics.loop(k.get())
+	took := false
+	defer func() {
+		if took {
+			wake(k.wakeSample) // how often it looks depends on what is expected now
+		}
+	}()
 	for range maxSteps {
 		in, err := k.look(ctx)
 		if ctx.Err() != nil {
@@ -114,11 +120,11 @@ func (k *Keeper) converge(ctx context.Context) time.Duration {
 			return k.rest(ctx, in, step)
 		}
 		k.metrics.step(step.Kind)
+		took = true
 		if err := k.carryOut(ctx, in, step); err != nil {
 			if ctx.Err() != nil {
 				return 0
 			}
-			wake(k.wakeSample)
 			if errors.Is(err, errNoLongerWanted) {
 				k.log.Info("step given up, the cluster data no longer asks for it", zap.String("step", string(step.Kind)))
 				continue
@@ -132,7 +138,6 @@ func (k *Keeper) converge(ctx context.Context) time.Duration {
 		}
 		k.tellOnce("step", "", zap.InfoLevel, "")
 		k.applied.pause = 0
-		wake(k.wakeSample)
 	}
 	k.log.Warn("the instance does not become what it should be, pausing")
 	return longestPause

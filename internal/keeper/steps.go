@@ -178,6 +178,7 @@ func (k *Keeper) warnIgnored(step decide.Step) {
 // promote makes the standby a primary. That it may have made a timeline is
 // noted before it can have.
 func (k *Keeper) promote(ctx context.Context, in decide.In, step decide.Step) error {
+	k.changeSlots(ctx, step)
 	r := k.get().report
 	p := promotion{DB: step.DB.UID}
 	if r.sample != nil {
@@ -218,9 +219,13 @@ func (k *Keeper) reload(ctx context.Context, answers bool, step decide.Step) err
 		return err
 	}
 	names := step.Config.Parameters[syncNames]
-	changes := k.applied.config == nil || k.applied.config.Parameters[syncNames] != names || step.Mode == decide.Primary && !k.get().force.valid
+	changes := !k.applied.shows(names) || step.Mode == decide.Primary && !k.get().force.valid
 	if changes {
 		k.set(func(s *shared) { s.force = force{epoch: s.force.epoch + 1} })
+		if a := k.applied.config; a != nil { // until it is seen, either may be in force
+			unknown := decide.Unshown(*a)
+			k.applied.config = &unknown
+		}
 	}
 	if err := k.o.Instance.Reload(ctx, step.Config); err != nil {
 		return err
@@ -230,8 +235,10 @@ func (k *Keeper) reload(ctx context.Context, answers bool, step decide.Step) err
 		k.applied.config = &config
 		return nil
 	}
-	if err := k.awaitShown(ctx, syncNames, names); err != nil {
-		return err
+	if changes {
+		if err := k.awaitShown(ctx, syncNames, names); err != nil {
+			return err
+		}
 	}
 	if step.Checkpoint {
 		if err := k.o.Instance.Checkpoint(ctx); err != nil {
@@ -252,6 +259,15 @@ func (k *Keeper) reload(ctx context.Context, answers bool, step decide.Step) err
 	}
 	k.warnIgnored(step)
 	return nil
+}
+
+// shows: the instance is known to have had this list in force at its last reload.
+func (a appliedState) shows(names string) bool {
+	if a.config == nil {
+		return false
+	}
+	now, shown := a.config.Parameters[syncNames]
+	return shown && now == names
 }
 
 // wakeStandbys has the standbys of a new list release who waits for them.

@@ -24,7 +24,8 @@ const historyKept = 2
 // left is a healthy one.
 func (i *Instance) Sample(ctx context.Context) (Sample, error) {
 	var s Sample
-	err := i.ask(ctx, i.asking, func(ctx context.Context, c *sql.Conn) error {
+	err := i.ask(ctx, i.asking, func(ctx context.Context, _ *sql.Conn) error {
+		c := planned{i.asking}
 		state, err := queryState(ctx, c)
 		if err != nil {
 			return err
@@ -61,9 +62,8 @@ type state struct {
 	pendingRestart     bool
 }
 
-func queryState(ctx context.Context, c *sql.Conn) (state, error) {
-	var s state
-	err := c.QueryRowContext(ctx, `
+func queryState(ctx context.Context, c asker) (state, error) {
+	rows, err := queryRows(ctx, c, `
 		select pg_is_in_recovery(),
 			(select system_identifier::text from pg_control_system()),
 			(select bytes_per_wal_segment from pg_control_init()),
@@ -79,9 +79,15 @@ func queryState(ctx context.Context, c *sql.Conn) (state, error) {
 				and wait_event in ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream')),
 			current_setting('synchronous_standby_names'),
 			exists (select 1 from pg_settings where pending_restart)`,
-	).Scan(&s.inRecovery, &s.systemID, &s.segmentSize, &s.flushed, &s.segment, &s.received, &s.replayed,
-		&s.receivedTimeline, &s.minRecoveryEnd, &s.checkpointTimeline, &s.receiver, &s.starved, &s.syncNames, &s.pendingRestart)
-	return s, err
+		func(rows *sql.Rows) (state, error) {
+			var s state
+			return s, rows.Scan(&s.inRecovery, &s.systemID, &s.segmentSize, &s.flushed, &s.segment, &s.received, &s.replayed,
+				&s.receivedTimeline, &s.minRecoveryEnd, &s.checkpointTimeline, &s.receiver, &s.starved, &s.syncNames, &s.pendingRestart)
+		})
+	if err != nil {
+		return state{}, err
+	}
+	return rows[0], nil // always one
 }
 
 // sample makes of the answer what can be told with the help of the files.
@@ -248,7 +254,7 @@ func (f walFiles) timelinesAt(pos wal.LSN) []uint64 {
 	return out
 }
 
-func queryStandbys(ctx context.Context, c *sql.Conn) ([]ReplicationRow, error) {
+func queryStandbys(ctx context.Context, c asker) ([]ReplicationRow, error) {
 	return queryRows(ctx, c, `
 		select coalesce(application_name, ''), coalesce(state, ''), coalesce(sync_state, ''), coalesce(flush_lsn, '0/0')::text
 		from pg_stat_replication order by 1, pid`,
@@ -264,7 +270,7 @@ func queryStandbys(ctx context.Context, c *sql.Conn) ([]ReplicationRow, error) {
 		})
 }
 
-func queryFileParameters(ctx context.Context, c *sql.Conn) (map[string]string, error) {
+func queryFileParameters(ctx context.Context, c asker) (map[string]string, error) {
 	type setting struct{ name, value string }
 	settings, err := queryRows(ctx, c, `
 		select name, setting from pg_file_settings
@@ -285,7 +291,7 @@ func queryFileParameters(ctx context.Context, c *sql.Conn) (map[string]string, e
 
 // queryRows reads all rows, or fails: a list that was cut short by a broken
 // connection is none.
-func queryRows[T any](ctx context.Context, c *sql.Conn, query string, scan func(*sql.Rows) (T, error)) ([]T, error) {
+func queryRows[T any](ctx context.Context, c asker, query string, scan func(*sql.Rows) (T, error)) ([]T, error) {
 	rows, err := c.QueryContext(ctx, query)
 	if err != nil {
 		return nil, err

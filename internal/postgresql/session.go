@@ -26,9 +26,31 @@ type session struct {
 	passwords func() []string
 
 	// Of the one that has his turn.
-	db   *sql.DB
-	conn *sql.Conn
-	raw  net.Conn
+	db       *sql.DB
+	conn     *sql.Conn
+	raw      net.Conn
+	prepared map[string]*sql.Stmt // by their text, of this connection
+}
+
+// asker is a connection, or prepared statements of one.
+type asker interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+// planned asks what is asked again and again: PostgreSQL plans it once for each
+// connection, which for its own views is most of the work.
+type planned struct{ s *session }
+
+func (p planned) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	stmt := p.s.prepared[query]
+	if stmt == nil {
+		var err error
+		if stmt, err = p.s.conn.PrepareContext(ctx, query); err != nil {
+			return nil, err
+		}
+		p.s.prepared[query] = stmt
+	}
+	return stmt.QueryContext(ctx, args...)
 }
 
 // localSession connects by the socket. It needs no TLS there.
@@ -171,7 +193,7 @@ func (s *session) connect(ctx context.Context, server pq.Config) error {
 		db.Close()
 		return errors.Join(ctx.Err(), err)
 	}
-	s.db, s.conn, s.raw = db, conn, *raw.Load()
+	s.db, s.conn, s.raw, s.prepared = db, conn, *raw.Load(), map[string]*sql.Stmt{}
 	return nil
 }
 
@@ -183,7 +205,7 @@ func (s *session) close() {
 	s.conn.Close()
 	s.db.Close()
 	s.raw.Close()
-	s.db, s.conn, s.raw = nil, nil, nil
+	s.db, s.conn, s.raw, s.prepared = nil, nil, nil, nil
 }
 
 // breaks reports whether a connection is of no more use after err. Only an

@@ -188,6 +188,14 @@ func same(a, b conf.Config) bool {
 	return a.Recovery == nil || maps.Equal(a.Recovery.Parameters(), b.Recovery.Parameters())
 }
 
+// ofPrimary is config without what a primary has no use for.
+func ofPrimary(config conf.Config) conf.Config {
+	config.Recovery = nil
+	config.Parameters = maps.Clone(config.Parameters)
+	delete(config.Parameters, "recovery_target_timeline") // see steady
+	return config
+}
+
 // whatDiffers names what changed, never values: they may be secrets.
 func whatDiffers(a, b conf.Config) string {
 	var out []string

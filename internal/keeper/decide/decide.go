@@ -171,12 +171,12 @@ type Step struct {
 	// Checkpoint: Config's list of synchronous standbys counts only after a
 	// checkpoint (protocols.md K6).
 	Checkpoint bool
-	Follow     bool   // the data is a beginning of the followed DB's: try it as it is first
-	Rewind     bool   // try pg_rewind before a copy
-	Copied     bool   // nothing to copy any more
-	FollowedDB string // of a Resync
-	Create     []string
-	Drop       []string
+	Follow     bool     // the data is a beginning of the followed DB's: try it as it is first
+	Rewind     bool     // try pg_rewind before a copy
+	Copied     bool     // nothing to copy any more
+	FollowedDB string   // of a Resync
+	Create     []string // replication slots, also of a Promote
+	Drop       []string // replication slots
 	Generation int64
 	Switchover *cluster.Switchover
 }
@@ -402,10 +402,8 @@ func (in In) promote(db *cluster.DB) Step {
 	}
 	// The other standbys come at once; without their slots they would have to
 	// come again.
-	if step, ok := in.slots(db); ok {
-		return step
-	}
-	return Step{Kind: Promote, DB: db, Mode: Primary, Why: "elected master"}
+	slots, _ := in.slots(db)
+	return Step{Kind: Promote, DB: db, Mode: Primary, Create: slots.Create, Why: "elected master"}
 }
 
 // needsCheckpoint: only then has everybody seen that somebody is to be waited
@@ -482,6 +480,10 @@ func (in In) reload(db *cluster.DB, mode Mode, keepOut bool) (Step, bool) {
 	}
 	why := "the configuration in force is not known"
 	if a != nil {
+		if justPromoted := mode == Primary && in.Own.Promoted == db.UID && in.Own.State.Generation != db.Generation; justPromoted &&
+			in.Own.InternalOnly == keepOut && same(ofPrimary(*a), ofPrimary(want)) {
+			return Step{}, false // clients need not wait for it
+		}
 		why = whatDiffers(*a, want)
 	}
 	return Step{Kind: Reload, DB: db, Mode: mode, Config: want, InternalOnly: keepOut, Checkpoint: in.needsCheckpoint(want), Why: why}, true

@@ -113,6 +113,15 @@ func TestNext(t *testing.T) {
 			db.Spec.SynchronousReplication, db.Spec.SynchronousStandbys = false, nil
 		}
 	}
+	promotedAsync := func(in *In) {
+		async(in)
+		apply(in, Standby, false)
+		elect(in)
+		async(in)
+		in.Seen.Primary, in.Seen.StandbySignal, in.Seen.ReceiverUp = true, false, false
+		in.Seen.Timeline, in.Seen.TargetTimeline = 2, "latest"
+		in.Own.Promoted, in.Own.Noted = "db2", 2
+	}
 	tests := []struct {
 		name  string
 		in    In
@@ -202,7 +211,15 @@ func TestNext(t *testing.T) {
 		}},
 		{"an adopted standby is told the list before promotion", s(func(in *In) { elect(in); in.Own.Applied = nil }), Reload, func(s Step) bool { return s.Config.Parameters[syncNames] == conf.FakeStandby && s.Checkpoint }},
 		{"before an asynchronous promotion the list is emptied", s(func(in *In) { elect(in); async(in) }), Reload, func(s Step) bool { return s.Config.Parameters[syncNames] == "" }},
-		{"slots for the others are made before promotion", s(func(in *In) { elect(in); in.Data.DBs["db2"].Spec.Followers = []string{"db3"} }), ChangeSlots, nil},
+		{"an asynchronous master serves before it forgets whom it followed", s(promotedAsync), Record, nil},
+		{"and forgets it then", s(func(in *In) { promotedAsync(in); in.Own.State.Generation = 4 }), Reload, func(s Step) bool { return s.Config.Recovery == nil }},
+		{"what else has changed comes before it serves", s(func(in *In) {
+			promotedAsync(in)
+			in.Data.DBs["db2"].Spec.PGParameters = map[string]string{"work_mem": "8MB"}
+		}), Reload, func(s Step) bool { return s.Config.Parameters["work_mem"] == "8MB" }},
+		{"slots for the others are made with the promotion", s(func(in *In) { elect(in); in.Data.DBs["db2"].Spec.Followers = []string{"db3"} }), Promote, func(s Step) bool {
+			return slices.Equal(s.Create, []string{"stolon_db3"})
+		}},
 		{"after promotion the wanted list is set", s(func(in *In) { elect(in); in.Seen.Primary = true; in.Seen.StandbySignal = false }), Reload, func(s Step) bool {
 			return s.Mode == Primary && s.Config.Parameters[syncNames] == "stolon_db3" && !s.Checkpoint && s.Config.Recovery == nil
 		}},
