@@ -23,7 +23,7 @@ type fake struct {
 	config conf.Config
 	exited chan struct{}
 	slots  []postgresql.Slot
-	// block makes a base backup wait until it is given up.
+	// block makes a base backup and a slot's creation wait until it is given up.
 	block bool
 	// fails is the error of the next calls by name.
 	history []cluster.TimelineHistory // of a copy
@@ -107,13 +107,20 @@ func (f *fake) Restore(context.Context, string, func(string)) error {
 	return f.do("restore", func() {})
 }
 
-func (f *fake) BaseBackup(ctx context.Context, from postgresql.Source, _ func(string)) error {
+func (f *fake) blocked(ctx context.Context) error {
 	f.mu.Lock()
 	block := f.block
 	f.mu.Unlock()
-	if block {
-		<-ctx.Done()
-		return ctx.Err()
+	if !block {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (f *fake) BaseBackup(ctx context.Context, from postgresql.Source, _ func(string)) error {
+	if err := f.blocked(ctx); err != nil {
+		return err
 	}
 	return f.do("basebackup "+from.Host, func() {
 		f.unfit = false
@@ -241,7 +248,10 @@ func (f *fake) Slots(context.Context) ([]postgresql.Slot, error) {
 	return slices.Clone(f.slots), nil
 }
 
-func (f *fake) CreateSlot(_ context.Context, name string) error {
+func (f *fake) CreateSlot(ctx context.Context, name string) error {
+	if err := f.blocked(ctx); err != nil {
+		return err
+	}
 	return f.do("slot "+name, func() { f.slots = append(f.slots, postgresql.Slot{Name: name, Physical: true}) })
 }
 

@@ -409,6 +409,43 @@ func TestASynchronousPromotionIsFailClosed(t *testing.T) {
 	})
 }
 
+// What a promotion was decided on is old once its slots have taken long.
+func TestAPromotionHeldUpByItsSlotsIsDecidedAnew(t *testing.T) {
+	for name, replaced := range map[string]bool{"still elected": false, "another was elected": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := elected(t, true)
+				defer b.stop()
+				b.pg.set(func() { b.pg.block = true })
+				b.edit(func(cd *cluster.ClusterData) {
+					cd.Cluster.Status.Master = "db1"
+					db := cd.DBs["db1"]
+					db.Generation = 2
+					db.Spec.Role, db.Spec.FollowConfig, db.Spec.Followers = cluster.RoleMaster, nil, []string{"db3"}
+					db.Spec.SynchronousReplication, db.Spec.SynchronousStandbys = true, []string{"db3"}
+				})
+				settle(300 * time.Millisecond)
+				if !replaced {
+					settle(2 * time.Second)
+					b.wantCalls("elected", "promote", "reload", "wake standbys")
+					return
+				}
+				b.edit(func(cd *cluster.ClusterData) { cd.Cluster.Status.Master = "db2" })
+				settle(3 * time.Second)
+				if got := b.pg.took(); slices.Contains(got, "promote") {
+					t.Errorf("the instance was told %q", got)
+				}
+				if kv, err := b.client.Get(context.Background(), b.client.ExtKey("timelines/cluster1/3")); err != nil || kv != nil {
+					t.Errorf("creators of timeline 3: %v, %v", kv, err)
+				}
+				if p := b.file(promotionFile); p != "" {
+					t.Errorf("noted %s", p)
+				}
+			})
+		})
+	}
+}
+
 func TestAFollowedDBIsChangedByReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := elected(t, false)

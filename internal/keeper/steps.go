@@ -17,6 +17,9 @@ import (
 // looking at the cluster data meanwhile.
 const readyPause = 2 * time.Second
 
+// slotsLimit is how long a promotion waits for the slots that it makes.
+const slotsLimit = time.Second
+
 const syncNames = "synchronous_standby_names"
 
 // carryOut carries out one step.
@@ -178,7 +181,15 @@ func (k *Keeper) warnIgnored(step decide.Step) {
 // promote makes the standby a primary. That it may have made a timeline is
 // noted before it can have.
 func (k *Keeper) promote(ctx context.Context, in decide.In, step decide.Step) error {
-	k.changeSlots(ctx, step)
+	if len(step.Create)+len(step.Drop) > 0 {
+		began := k.o.Clock()
+		sctx, cancel := context.WithTimeout(ctx, slotsLimit)
+		k.changeSlots(sctx, step)
+		cancel()
+		if ctx.Err() != nil || k.o.Clock()-began > slotsLimit/2 {
+			return ctx.Err() // decided anew: what was read for this is old
+		}
+	}
 	r := k.get().report
 	p := promotion{DB: step.DB.UID}
 	if r.sample != nil {
@@ -222,9 +233,9 @@ func (k *Keeper) reload(ctx context.Context, answers bool, step decide.Step) err
 	changes := !k.applied.shows(names) || step.Mode == decide.Primary && !k.get().force.valid
 	if changes {
 		k.set(func(s *shared) { s.force = force{epoch: s.force.epoch + 1} })
-		if a := k.applied.config; a != nil { // until it is seen, either may be in force
-			unknown := decide.Unshown(*a)
-			k.applied.config = &unknown
+		if a := k.applied.config; a != nil {
+			doubtful := decide.Doubtful(*a, names)
+			k.applied.config = &doubtful
 		}
 	}
 	if err := k.o.Instance.Reload(ctx, step.Config); err != nil {

@@ -202,6 +202,7 @@ func (s *session) close() {
 	if s.conn == nil {
 		return
 	}
+	_ = s.raw.SetReadDeadline(time.Now()) // lib/pq waits for answers when it closes statements
 	s.conn.Close()
 	s.db.Close()
 	s.raw.Close()

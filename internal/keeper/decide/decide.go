@@ -175,8 +175,8 @@ type Step struct {
 	Rewind     bool     // try pg_rewind before a copy
 	Copied     bool     // nothing to copy any more
 	FollowedDB string   // of a Resync
-	Create     []string // replication slots, also of a Promote
-	Drop       []string // replication slots
+	Create     []string // replication slots of ChangeSlots and Promote
+	Drop       []string // likewise
 	Generation int64
 	Switchover *cluster.Switchover
 }
@@ -403,7 +403,7 @@ func (in In) promote(db *cluster.DB) Step {
 	// The other standbys come at once; without their slots they would have to
 	// come again.
 	slots, _ := in.slots(db)
-	return Step{Kind: Promote, DB: db, Mode: Primary, Create: slots.Create, Why: "elected master"}
+	return Step{Kind: Promote, DB: db, Mode: Primary, Create: slots.Create, Drop: slots.Drop, Why: "elected master"}
 }
 
 // needsCheckpoint: only then has everybody seen that somebody is to be waited
@@ -423,6 +423,17 @@ func shown(c *conf.Config) bool {
 func Unshown(config conf.Config) conf.Config {
 	config.Parameters = maps.Clone(config.Parameters)
 	delete(config.Parameters, syncNames)
+	return config
+}
+
+// Doubtful is config as it is remembered until the list asked for has been seen:
+// either may be in force. That it is one of two that aren't empty is known.
+func Doubtful(config conf.Config, asked string) conf.Config {
+	before := config.Parameters[syncNames]
+	config = Unshown(config)
+	if before != "" && asked != "" {
+		config.Parameters[syncNames] = "?"
+	}
 	return config
 }
 
@@ -480,8 +491,8 @@ func (in In) reload(db *cluster.DB, mode Mode, keepOut bool) (Step, bool) {
 	}
 	why := "the configuration in force is not known"
 	if a != nil {
-		if justPromoted := mode == Primary && in.Own.Promoted == db.UID && in.Own.State.Generation != db.Generation; justPromoted &&
-			in.Own.InternalOnly == keepOut && same(ofPrimary(*a), ofPrimary(want)) {
+		justPromoted := mode == Primary && in.Own.Promoted == db.UID && in.Own.State.Generation != db.Generation
+		if justPromoted && !db.Spec.SynchronousReplication && in.Own.InternalOnly == keepOut && same(ofPrimary(*a), ofPrimary(want)) {
 			return Step{}, false // clients need not wait for it
 		}
 		why = whatDiffers(*a, want)

@@ -225,6 +225,12 @@ func TestNext(t *testing.T) {
 		}},
 		{"a list after an empty one needs a checkpoint", m(func(in *In) { in.Own.Applied.Parameters[syncNames] = "" }), Reload, func(s Step) bool { return s.Checkpoint }},
 		{"a list after another needs none", m(func(in *In) { in.Own.Applied.Parameters[syncNames] = "stolon_db9" }), Reload, func(s Step) bool { return !s.Checkpoint }},
+		{"a list that was asked for and not seen is asked for again", m(func(in *In) { *in.Own.Applied = Doubtful(*in.Own.Applied, "stolon_db9") }), Reload, func(s Step) bool { return !s.Checkpoint }},
+		{"after one that may have been empty with a checkpoint", m(func(in *In) { *in.Own.Applied = Doubtful(*in.Own.Applied, "") }), Reload, func(s Step) bool { return s.Checkpoint }},
+		{"or that was", m(func(in *In) {
+			in.Own.Applied.Parameters[syncNames] = ""
+			*in.Own.Applied = Doubtful(*in.Own.Applied, sync)
+		}), Reload, func(s Step) bool { return s.Checkpoint }},
 		{"an emptied list needs none", m(func(in *In) { in.Data.DBs["db1"].Spec.SynchronousStandbys = nil }), Reload, func(s Step) bool { return !s.Checkpoint && s.Config.Parameters[syncNames] == "" }},
 		{"the timeline target of the running instance stays", s(func(in *In) {
 			elect(in)
