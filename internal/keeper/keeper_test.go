@@ -372,6 +372,18 @@ func elected(t *testing.T, synchronous bool) *bench {
 	return b
 }
 
+// elect makes db1 the master, with db3 as its synchronous standby.
+func (b *bench) elect() {
+	b.t.Helper()
+	b.edit(func(cd *cluster.ClusterData) {
+		cd.Cluster.Status.Master = "db1"
+		db := cd.DBs["db1"]
+		db.Generation = 2
+		db.Spec.Role, db.Spec.FollowConfig, db.Spec.Followers = cluster.RoleMaster, nil, []string{"db3"}
+		db.Spec.SynchronousReplication, db.Spec.SynchronousStandbys = true, []string{"db3"}
+	})
+}
+
 func TestASynchronousPromotionIsFailClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := elected(t, true)
@@ -379,13 +391,7 @@ func TestASynchronousPromotionIsFailClosed(t *testing.T) {
 		if got := b.pg.config.Parameters[syncNames]; got != "stolonfakestandby" {
 			t.Errorf("a standby runs with synchronous_standby_names %q", got)
 		}
-		b.edit(func(cd *cluster.ClusterData) {
-			cd.Cluster.Status.Master = "db1"
-			db := cd.DBs["db1"]
-			db.Generation = 2
-			db.Spec.Role, db.Spec.FollowConfig, db.Spec.Followers = cluster.RoleMaster, nil, []string{"db3"}
-			db.Spec.SynchronousReplication, db.Spec.SynchronousStandbys = true, []string{"db3"}
-		})
+		b.elect()
 		settle(50 * time.Millisecond)
 		b.wantCalls("elected", "slot stolon_db3", "promote", "reload", "wake standbys")
 		s := b.info().PostgresState
@@ -417,13 +423,7 @@ func TestAPromotionHeldUpByItsSlotsIsDecidedAnew(t *testing.T) {
 				b := elected(t, true)
 				defer b.stop()
 				b.pg.set(func() { b.pg.block = true })
-				b.edit(func(cd *cluster.ClusterData) {
-					cd.Cluster.Status.Master = "db1"
-					db := cd.DBs["db1"]
-					db.Generation = 2
-					db.Spec.Role, db.Spec.FollowConfig, db.Spec.Followers = cluster.RoleMaster, nil, []string{"db3"}
-					db.Spec.SynchronousReplication, db.Spec.SynchronousStandbys = true, []string{"db3"}
-				})
+				b.elect()
 				settle(300 * time.Millisecond)
 				if !replaced {
 					settle(2 * time.Second)
