@@ -230,7 +230,7 @@ func (k *Keeper) reload(ctx context.Context, answers bool, step decide.Step) err
 		return err
 	}
 	names := step.Config.Parameters[syncNames]
-	changes := !k.applied.shows(names) || step.Mode == decide.Primary && !k.get().force.valid
+	changes := !decide.Shows(k.applied.config, names) || step.Mode == decide.Primary && !k.get().force.valid
 	if changes {
 		k.set(func(s *shared) { s.force = force{epoch: s.force.epoch + 1} })
 		if a := k.applied.config; a != nil {
@@ -270,15 +270,6 @@ func (k *Keeper) reload(ctx context.Context, answers bool, step decide.Step) err
 	}
 	k.warnIgnored(step)
 	return nil
-}
-
-// shows: the instance is known to have had this list in force at its last reload.
-func (a appliedState) shows(names string) bool {
-	if a.config == nil {
-		return false
-	}
-	now, shown := a.config.Parameters[syncNames]
-	return shown && now == names
 }
 
 // wakeStandbys has the standbys of a new list release who waits for them.

@@ -103,10 +103,7 @@ func (k *Keeper) apart(ctx context.Context, in decide.In) (bool, error) {
 		return false, nil
 	}
 	from, to := in.Seen.Timeline, in.Seen.Timeline
-	theirs := followed.Status.TimelineID
-	if in.Followed != nil && in.Followed.UID == followed.UID && in.Followed.Healthy {
-		theirs = in.Followed.TimelineID
-	}
+	theirs, _ := in.FollowedAt(followed)
 	switch {
 	case !in.Seen.Answers:
 		// Its last timeline may be a later one, and only those matter that the

@@ -163,13 +163,7 @@ func children(pid int) []int {
 		if err != nil {
 			continue
 		}
-		b, err := os.ReadFile("/proc/" + e.Name() + "/stat")
-		if err != nil {
-			continue
-		}
-		// pid (name) state parent
-		rest := string(b)[strings.LastIndex(string(b), ")")+1:]
-		if f := strings.Fields(rest); len(f) > 1 && f[1] == strconv.Itoa(pid) {
+		if _, parent := stat("/proc/" + e.Name() + "/stat"); parent == strconv.Itoa(pid) {
 			out = append(out, child)
 		}
 	}
@@ -185,8 +179,7 @@ func (k *Keeper) destroy() {
 		_ = unix.Kill(-pid, unix.SIGKILL) // a group each
 	}
 	Await(k.t, 5*time.Second, "what "+k.Name+" had started has ended", func() (string, bool) {
-		i := slices.IndexFunc(programs, living)
-		return fmt.Sprint(programs), i < 0
+		return fmt.Sprint(programs), !slices.ContainsFunc(programs, living)
 	})
 	for _, f := range append(k.shared, "/tmp/.s.PGSQL."+k.Port, "/tmp/.s.PGSQL."+k.Port+".lock") {
 		_ = os.Remove(f) // unless PostgreSQL did, at its next start
@@ -206,9 +199,8 @@ func (k *Keeper) programs() []int {
 
 // living reports whether the process has not ended.
 func living(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	_, state, ok := strings.Cut(string(b), ") ")
-	return err == nil && ok && !strings.HasPrefix(state, "Z")
+	state, _ := stat(fmt.Sprintf("/proc/%d/stat", pid))
+	return state != "" && state != "Z"
 }
 
 // sharedMemory lists the POSIX shared memory that the process has mapped, and

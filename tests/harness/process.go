@@ -109,13 +109,24 @@ func (p *Process) awaitStopped(pid int) {
 	Await(p.t, 5*time.Second, fmt.Sprintf("process %d stands still", pid), func() (string, bool) {
 		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid)) // none when it has ended
 		for _, path := range threads {
-			b, _ := os.ReadFile(path)
-			if _, state, ok := strings.Cut(string(b), ") "); ok && !strings.HasPrefix(state, "T") && !strings.HasPrefix(state, "Z") {
-				return state[:1], false
+			if state, _ := stat(path); state != "" && state != "T" && state != "Z" {
+				return state, false
 			}
 		}
 		return "", true
 	})
+}
+
+// stat is the state of a process or thread and its parent, both "" when it has
+// ended.
+func stat(path string) (state, parent string) {
+	b, _ := os.ReadFile(path)
+	// pid (name) state parent
+	f := strings.Fields(string(b)[strings.LastIndex(string(b), ")")+1:])
+	if len(f) < 2 {
+		return "", ""
+	}
+	return f[0], f[1]
 }
 
 // Resume undoes Freeze.

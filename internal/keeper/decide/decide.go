@@ -323,7 +323,7 @@ func (in In) resync(db *cluster.DB) Step {
 	if in.Own.End == nil && !in.Own.Endless {
 		return in.findEnd(db)
 	}
-	timeline, _ := in.followedAt(followed)
+	timeline, _ := in.FollowedAt(followed)
 	own, _ := in.reach()
 	step.Follow = in.fits(followed)
 	// Of a standby cluster the source is in recovery, which pg_rewind takes from
@@ -332,8 +332,8 @@ func (in In) resync(db *cluster.DB) Step {
 	return step
 }
 
-// followedAt returns where the followed db was last seen.
-func (in In) followedAt(followed *cluster.DB) (timeline uint64, position wal.LSN) {
+// FollowedAt returns where the followed db was last seen.
+func (in In) FollowedAt(followed *cluster.DB) (timeline uint64, position wal.LSN) {
 	if r := in.Followed; r != nil && r.UID == followed.UID && r.Healthy {
 		return r.TimelineID, wal.LSN(r.XLogPos)
 	}
@@ -396,7 +396,7 @@ func (in In) primary(db *cluster.DB) Step {
 // whom it must wait for is one that nobody can confirm, or empty without
 // synchronous replication (protocols.md K5).
 func (in In) promote(db *cluster.DB) Step {
-	if a := in.Own.Applied; a == nil || !shown(a) || a.Parameters[syncNames] != in.standbySyncNames() {
+	if !Shows(in.Own.Applied, in.standbySyncNames()) {
 		config := in.steady(in.Config(db, Parked, false))
 		return Step{Kind: Reload, DB: db, Mode: Parked, Config: config, Checkpoint: in.needsCheckpoint(config), Why: "before promotion"}
 	}
@@ -416,6 +416,11 @@ func (in In) needsCheckpoint(want conf.Config) bool {
 func shown(c *conf.Config) bool {
 	_, ok := c.Parameters[syncNames]
 	return ok
+}
+
+// Shows reports whether this list is known to be in force.
+func Shows(c *conf.Config, names string) bool {
+	return c != nil && shown(c) && c.Parameters[syncNames] == names
 }
 
 // Unshown is config as it is remembered when the instance was told of it while

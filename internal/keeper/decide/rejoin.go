@@ -41,7 +41,7 @@ func (in In) fits(followed *cluster.DB) bool {
 	if e == nil || in.Own.Unfit || !in.comparable(followed) {
 		return false
 	}
-	timeline, position := in.followedAt(followed)
+	timeline, position := in.FollowedAt(followed)
 	history, oldest := followed.Status.TimelinesHistory, followed.Status.OlderWalFile
 	if r := in.Followed; r != nil && r.UID == followed.UID && r.Healthy {
 		history, oldest = r.TimelinesHistory, r.OlderWalFile
@@ -82,7 +82,7 @@ func (in In) ahead(followed *cluster.DB) string {
 		return ""
 	}
 	own, reached := in.reach()
-	timeline, position := in.followedAt(followed)
+	timeline, position := in.FollowedAt(followed)
 	if timeline > own || timeline == own && position >= reached {
 		return ""
 	}
